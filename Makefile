@@ -1,0 +1,33 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both make a virtual environment first.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.fullbore-installed
+
+.PHONY: demo test test-slow format clean
+
+demo: $(READY)  ## serve the bundled model, talk to it, measure it
+	$(BIN)/python -m fullbore.demo
+
+test: $(READY)  ## lint, types and the default suite
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## what takes minutes
+	$(BIN)/python -m pytest -m slow
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fullbore needs Python 3.11 or newer, this is " + sys.version.split()[0] + " (set PYTHON=...)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
+	touch $(READY)

@@ -1,0 +1,1 @@
+"""Requests become steps, steps become tokens."""

@@ -1,0 +1,18 @@
+"""What an engine is told at its start."""
+
+import msgspec
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """All sizes in tokens unless named otherwise; 0 means "choose for this machine and model"."""
+
+    model: str  # a checkpoint folder
+    dtype: str = "auto"  # float32, bfloat16, or auto: what this CPU multiplies fastest
+    max_model_len: int = 0  # 0: what the model allows and the pages hold
+    page_size: int = 16
+    kv_gb: float = 0.0  # GiB for the paged cache; 0: enough for max_num_seqs contexts, within free memory
+    max_num_seqs: int = 64  # requests in one step
+    max_num_batched_tokens: int = 512  # tokens in one step, prefill chunks included
+    max_queued: int = 1024  # waiting requests beyond which a new one is refused
+    prefix_caching: bool = True
+    threads: int = 0  # 0: every core this process may use

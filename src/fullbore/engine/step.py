@@ -1,0 +1,53 @@
+"""The plan of one step: the only thing that passes from the scheduler to a runner.
+
+A step is a value. It holds counts, positions and page numbers, never tokens: the runner knows each
+request's tokens (the prompt came with ``Started``; what it sampled it kept), so a step can be planned
+before the tokens of the one before it are known.
+"""
+
+from dataclasses import dataclass
+
+from fullbore.engine.messages import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A request that the runner has not seen before: what it needs to keep until ``Step.ended`` names it."""
+
+    request: int
+    prompt: tuple[int, ...]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens ``first .. first + count - 1`` of one request, computed in this step.
+
+    ``pages`` is the request's page table; it covers at least ``first + count`` positions.
+    ``samples`` says whether the last token's logits are wanted and one new token is sampled from them:
+    true exactly when ``first + count`` equals the number of tokens the request has so far.
+    """
+
+    request: int
+    first: int
+    count: int
+    pages: tuple[int, ...]
+    samples: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward pass over a mixed batch; rows of one token (decodes) come first.
+
+    Order of effects in a runner: ``started``, then the rows, then what ``ended`` names is forgotten.
+    """
+
+    number: int
+    rows: tuple[Row, ...]
+    started: tuple[Started, ...] = ()
+    ended: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens this step computes."""
+        return sum(row.count for row in self.rows)

@@ -1,0 +1,70 @@
+"""How weights are stored, and the arithmetic between formats.
+
+``fp8_block`` is the published format: e4m3 values and one float32 factor per 128 x 128 block, named
+``weight_scale_inv`` in the checkpoint although it multiplies (config: ``quantization_config``).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BLOCK = 128
+E4M3_MAX = 448.0
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A matrix as stored. ``data``: [out, in] in float32, bfloat16 or float8_e4m3fn.
+
+    ``scale``: [ceil(out / 128), ceil(in / 128)] float32 for ``fp8_block``, else None.
+    """
+
+    data: Tensor
+    scale: Tensor | None = None
+
+    @property
+    def format(self) -> str:
+        """One of fp8_block, bf16, fp32."""
+        if self.scale is not None:
+            return "fp8_block"
+        return {torch.bfloat16: "bf16", torch.float32: "fp32"}[self.data.dtype]
+
+    def dequantise(self, dtype: torch.dtype) -> Tensor:
+        """The matrix itself, [out, in] in ``dtype``."""
+        if self.scale is None:
+            return self.data.to(dtype)
+        return dequantise_fp8_block(self.data, self.scale, dtype)
+
+
+def _decode_table() -> Tensor:
+    """The 256 values of e4m3fn as float32. Indexing it is 3x faster than torch's own cast on a CPU."""
+    return torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).to(torch.float32)
+
+
+def dequantise_fp8_block(data: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """[out, in] e4m3 and [ceil(out / 128), ceil(in / 128)] factors -> [out, in] in ``dtype``.
+
+    Works through 128 rows at a time, so that beside the result only one row of blocks is held in float32.
+    """
+    rows, columns = data.shape
+    table = _decode_table()
+    result = torch.empty(rows, columns, dtype=dtype, device=data.device)
+    for block, factors in enumerate(scale):
+        band = slice(block * BLOCK, min((block + 1) * BLOCK, rows))
+        values = table[data[band].view(torch.uint8).int()]
+        result[band] = values.mul_(factors.repeat_interleave(BLOCK)[:columns])
+    return result
+
+
+def quantise_fp8_block(matrix: Tensor) -> Weight:
+    """[out, in] in any float type -> ``fp8_block``, each block scaled so that its largest value is 448."""
+    rows, columns = matrix.shape
+    down, across = -(-rows // BLOCK), -(-columns // BLOCK)
+    padded = torch.zeros(down * BLOCK, across * BLOCK, dtype=torch.float32, device=matrix.device)
+    padded[:rows, :columns] = matrix
+    blocks = padded.view(down, BLOCK, across, BLOCK)
+    scale = blocks.abs().amax(dim=(1, 3)) / E4M3_MAX
+    scale = torch.where(scale > 0, scale, 1.0)
+    data = (blocks / scale[:, None, :, None]).reshape(padded.shape)[:rows, :columns].contiguous()
+    return Weight(data.to(torch.float8_e4m3fn), scale)
