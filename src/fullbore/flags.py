@@ -1,0 +1,141 @@
+"""Flags that can also be set as environment variables: ``--x-y`` as ``FULLBORE_X_Y``; the flag wins.
+
+A flag or a ``FULLBORE_`` variable that nothing knows is an error with the closest name, never ignored.
+"""
+
+import argparse
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from fullbore.errors import FullboreError, UsageError, did_you_mean
+
+PREFIX = "FULLBORE_"
+TRUTH = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes no abbreviations and raises UsageError instead of exiting."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see: {self.prog} --help)")
+
+
+def parse(parser: Parser, argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
+    """The arguments from ``argv``, then ``environ``, then the defaults."""
+    _refuse_unknown_flags(parser, argv)
+    from_environ = [
+        (action, flag, environ[variable(flag)])
+        for action in _settable(parser)
+        for flag in action.option_strings
+        if flag.startswith("--") and variable(flag) in environ
+    ]
+    # A default that is suppressed leaves no attribute behind, which is how "the flag was not given" is seen.
+    defaults = {action.dest: action.default for action, _, _ in from_environ}
+    for action in _settable(parser):
+        if action.dest in defaults:
+            action.default, action.required = argparse.SUPPRESS, False
+    arguments, extra = parser.parse_known_args(argv)
+    if extra:
+        stray = next((word for word in extra if word.startswith("-")), extra[0])
+        parser.error(f"unexpected argument {stray}")
+    given = set(vars(arguments))
+    for action, flag, text in from_environ:
+        if action.dest not in given:
+            value = _value(action, flag, text)
+            setattr(arguments, action.dest, defaults[action.dest] if value is None else value)
+    return arguments
+
+
+def variables(parser: Parser) -> set[str]:
+    """Every environment variable that stands for a flag of ``parser``."""
+    return {
+        variable(flag)
+        for action in _settable(parser)
+        for flag in action.option_strings
+        if flag.startswith("--")
+    }
+
+
+def refuse_unknown_variables(environ: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UsageError for a ``FULLBORE_`` variable that stands for no flag."""
+    known = set(known)
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            raise UsageError(
+                f"the environment variable {name} stands for no flag{did_you_mean(name, known)}; unset it"
+            )
+
+
+def variable(flag: str) -> str:
+    """``--max-model-len`` is ``FULLBORE_MAX_MODEL_LEN``."""
+    return PREFIX + flag.lstrip("-").replace("-", "_").upper()
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for nested in action.choices.values():
+                yield from _parsers(nested)
+
+
+def _settable(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The actions that are flags with a value to keep, so not ``--help``."""
+    return [
+        action
+        for each in _parsers(parser)
+        for action in each._actions
+        if action.option_strings and not isinstance(action, argparse._HelpAction | argparse._VersionAction)
+    ]
+
+
+def _refuse_unknown_flags(parser: Parser, argv: Sequence[str]) -> None:
+    """Before argparse looks: it would complain of what is missing, or take the flag's value as a name."""
+    known = {flag for each in _parsers(parser) for action in each._actions for flag in action.option_strings}
+    for word in argv:
+        if word == "--":
+            return
+        flag = word.split("=", 1)[0]
+        if flag.startswith("--") and " " not in flag and flag not in known:
+            parser.error(f"unknown flag {flag}{did_you_mean(flag, known)}")
+
+
+def _value(action: argparse.Action, flag: str, text: str) -> Any:
+    """What ``text`` sets ``action`` to; None for "leave the default"."""
+
+    def refuse(why: str) -> NoReturn:
+        raise UsageError(f"{variable(flag)}={text!r} (the environment variable for {flag}): {why}")
+
+    if action.nargs == 0:
+        truth = TRUTH.get(text.strip().lower())
+        if truth is None:
+            refuse(f"expected one of {', '.join(TRUTH)}")
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return truth != flag.startswith("--no-")
+        return action.const if truth else None
+
+    def convert(word: str) -> Any:
+        try:
+            value = action.type(word) if callable(action.type) else word
+        except (ValueError, TypeError, argparse.ArgumentTypeError, FullboreError) as error:
+            refuse(str(error))
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            refuse(f"expected one of {', '.join(choices)}{did_you_mean(word, choices)}")
+        return value
+
+    many = isinstance(action, argparse._AppendAction) or action.nargs not in (None, "?")
+    return [convert(word) for word in text.split()] if many else convert(text)
