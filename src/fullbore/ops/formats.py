@@ -68,3 +68,15 @@ def quantise_fp8_block(matrix: Tensor) -> Weight:
     scale = torch.where(scale > 0, scale, 1.0)
     data = (blocks / scale[:, None, :, None]).reshape(padded.shape)[:rows, :columns].contiguous()
     return Weight(data.to(torch.float8_e4m3fn), scale)
+
+
+def matrix_bytes(out: int, in_: int, format: str) -> int:
+    """Bytes of an [out, in] matrix in fp8_block (its factors included), bf16 or fp32."""
+    if format == "fp8_block":
+        return out * in_ + 4 * -(-out // BLOCK) * -(-in_ // BLOCK)
+    return out * in_ * {"bf16": 2, "fp32": 4}[format]
+
+
+def value_bytes(dtype: str) -> int:
+    """Bytes of one activation in float32 or bfloat16."""
+    return {"float32": 4, "bfloat16": 2}[dtype]

@@ -1,0 +1,6 @@
+"""Every kernel there is, in order of preference where nothing was measured."""
+
+from fullbore.kernels.torch import KERNELS as TORCH
+from fullbore.ops.registry import Registry
+
+CATALOGUE = Registry(TORCH)

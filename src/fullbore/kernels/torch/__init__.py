@@ -1,0 +1,23 @@
+"""Kernels in plain torch: for any operator, readable, and right on every machine.
+
+In float32 they keep a promise that the engine's tests rest on: what comes out for a token depends, to the
+last bit, on that token's own history, never on what else is in the batch, on chunk borders or on pages.
+``rows`` says how.
+"""
+
+from fullbore.ops.registry import Entry
+
+_HERE = "fullbore.kernels.torch"
+
+KERNELS = (
+    Entry("embed", "torch", f"{_HERE}.linear:TorchEmbed"),
+    Entry("linear", "torch", f"{_HERE}.linear:TorchLinear"),
+    Entry("swiglu", "torch", f"{_HERE}.ffn:TorchSwiglu"),
+    Entry("moe_ffn", "torch", f"{_HERE}.moe:TorchMoeFfn"),
+    Entry("route", "torch", f"{_HERE}.route:TorchRoute"),
+    Entry("rms_norm", "torch", f"{_HERE}.pointwise:TorchRmsNorm"),
+    Entry("rope", "torch", f"{_HERE}.pointwise:TorchRope"),
+    Entry("kv_append", "torch", f"{_HERE}.attention:TorchKvAppend"),
+    Entry("mla_prefill", "torch", f"{_HERE}.attention:TorchMlaPrefill"),
+    Entry("mla_decode", "torch", f"{_HERE}.attention:TorchMlaDecode"),
+)

@@ -1,0 +1,65 @@
+"""``moe_ffn``: the routed experts of one layer, each a ``swiglu``, weighted and summed for every token."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from fullbore.ops.contract import Case, Cost, Operator, Shape
+from fullbore.ops.draws import ARITHMETIC, WEIGHT_FORMATS, draw_rows
+from fullbore.ops.ffn import Expert, draw_expert, expert_bytes, swiglu_reference
+from fullbore.ops.formats import value_bytes
+
+
+def _describe(experts: Sequence[Expert]) -> tuple[Shape, str]:
+    gate = experts[0][0]
+    inter, hidden = gate.data.shape
+    return {"experts": len(experts), "hidden": hidden, "inter": inter}, gate.format
+
+
+def _reference(weights: tuple[Sequence[Expert]], x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
+    """x: [tokens, hidden]; ids, scores: [tokens, k] chosen experts and their weights -> [tokens, hidden]."""
+    y = torch.zeros_like(x, dtype=torch.float32)
+    for expert, parts in enumerate(weights[0]):
+        token, slot = torch.where(ids == expert)
+        y[token] += scores[token, slot, None].float() * swiglu_reference(parts, x[token])
+    return y
+
+
+def _cost(shape: Shape, format: str, dtype: str) -> Cost:
+    """``shape["touched"]``: experts that any token chose; without it what uniform routing would touch."""
+    tokens, experts, k = shape["tokens"], shape["experts"], shape["k"]
+    touched = shape.get("touched", round(experts * (1 - (1 - k / experts) ** tokens)))
+    moved = tokens * (2 * shape["hidden"] * value_bytes(dtype) + k * 12)  # ids are int64, scores float32
+    flops = 6 * tokens * k * shape["hidden"] * shape["inter"]
+    return Cost(flops, touched * expert_bytes(shape, format) + moved)
+
+
+def _draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
+    experts = [draw_expert(shape, format, generator) for _ in range(shape["experts"])]
+    x = draw_rows(shape["tokens"], shape["hidden"], case, dtype, generator)
+    liking = torch.rand(len(x), shape["experts"], generator=generator)
+    if case == "skewed":  # most tokens agree on a few experts, some experts get none
+        liking += 3.0 * torch.arange(shape["experts"]) / shape["experts"]
+    if case == "one_expert":  # every token's first choice is the same
+        liking[:, shape["experts"] // 2] += 9.0
+    ids = liking.topk(1 if case == "one_expert" else shape["k"], dim=-1).indices
+    scores = torch.rand(ids.shape, generator=generator) + 0.05
+    return Case((experts,), (x, ids, scores / scores.sum(-1, keepdim=True) * 2.5))
+
+
+MOE_FFN = Operator(
+    name="moe_ffn",
+    reference=_reference,
+    describe=_describe,
+    cost=_cost,
+    draw=_draw,
+    cases=("random", "skewed", "one_expert", "extreme_scales", "one_token"),
+    formats=WEIGHT_FORMATS,
+    shapes=(
+        {"tokens": 16, "hidden": 128, "inter": 64, "experts": 8, "k": 2},
+        {"tokens": 21, "hidden": 72, "inter": 37, "experts": 5, "k": 5},
+        {"tokens": 7, "hidden": 40, "inter": 130, "experts": 12, "k": 1},
+    ),
+    tolerance=ARITHMETIC,
+)

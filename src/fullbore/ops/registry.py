@@ -1,0 +1,48 @@
+"""Which kernels exist. Registering one imports nothing: it is named by its module path."""
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fullbore.errors import FullboreError
+from fullbore.ops.contract import Kernel
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A kernel by name. ``path`` is "package.module:Class", imported when a selection considers it."""
+
+    operator: str
+    name: str
+    path: str
+
+    def load(self) -> type[Kernel]:
+        """The kernel's class. An ImportError (a library that is not installed) passes to the caller."""
+        module, _, attribute = self.path.partition(":")
+        kernel: type[Kernel] = getattr(importlib.import_module(module), attribute)
+        if (kernel.operator, kernel.name) != (self.operator, self.name):
+            raise FullboreError(
+                f"{self.path} is registered as {self.operator}/{self.name} but calls itself "
+                f"{kernel.operator}/{kernel.name}; make the two agree"
+            )
+        return kernel
+
+
+class Registry:
+    """Kernels in order of preference where nothing was measured; a value, never changed after it is made."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.entries = tuple(entries)
+        seen: dict[tuple[str, str], Entry] = {}
+        for entry in self.entries:
+            first = seen.setdefault((entry.operator, entry.name), entry)
+            if first is not entry:
+                # Otherwise the order of imports would choose between them.
+                raise FullboreError(
+                    f"two kernels of {entry.operator} are named {entry.name!r}: {first.path} and "
+                    f"{entry.path}; rename one"
+                )
+
+    def candidates(self, operator: str) -> tuple[Entry, ...]:
+        """Every kernel of an operator."""
+        return tuple(entry for entry in self.entries if entry.operator == operator)

@@ -1,0 +1,46 @@
+"""``rope``: rotary positions on interleaved pairs (2i, 2i+1), as the published checkpoints store them."""
+
+import torch
+from torch import Generator, Tensor
+
+from fullbore.ops.contract import Case, Cost, Operator, Shape, Tolerance
+from fullbore.ops.draws import draw_rows
+from fullbore.ops.formats import value_bytes
+
+
+def _describe() -> tuple[Shape, str]:
+    return {}, "none"
+
+
+def _reference(weights: tuple[()], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x: [tokens, heads, dim]; cos, sin: [tokens, dim / 2] float32 -> x with pair i turned by angle i."""
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * torch.complex(cos, sin)[:, None]).flatten(-2)
+
+
+def _cost(shape: Shape, format: str, dtype: str) -> Cost:
+    values = shape["tokens"] * shape["heads"] * shape["dim"]
+    return Cost(3 * values, 2 * values * value_bytes(dtype) + 4 * shape["tokens"] * shape["dim"])
+
+
+def _draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
+    heads, dim = shape["heads"], shape["dim"]
+    x = draw_rows(shape["tokens"], heads * dim, case, dtype, generator).view(-1, heads, dim)
+    angle = 1000 * torch.rand(len(x), dim // 2, generator=generator)
+    return Case((), (x, angle.cos(), angle.sin()))
+
+
+ROPE = Operator(
+    name="rope",
+    reference=_reference,
+    describe=_describe,
+    cost=_cost,
+    draw=_draw,
+    cases=("random", "extreme_scales", "one_token"),
+    formats=("none",),
+    shapes=({"tokens": 8, "heads": 4, "dim": 64}, {"tokens": 3, "heads": 1, "dim": 6}),
+    tolerance={
+        "float32": Tolerance(1e-6, "two products and one sum"),
+        "bfloat16": Tolerance(2**-8, "computed in float32; only the output is rounded"),
+    },
+)
