@@ -1,0 +1,164 @@
+"""The DeepSeek-V3 network (arXiv 2412.19437, section 2), top to bottom.
+
+Layers are made of bound operators and say nothing about how those are computed. Activations are in the
+compute type, routing in float32, logits in float32.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fullbore.model.batch import Batch
+from fullbore.model.config import ModelConfig
+from fullbore.model.parts import Experts, Parts, ffn_weights
+from fullbore.model.rotary import Rotary
+from fullbore.ops.attention import Heads
+from fullbore.ops.contract import DTYPES
+from fullbore.ops.route import Routing
+from fullbore.ops.selection import Selection
+
+if TYPE_CHECKING:
+    from fullbore.model.mtp import MultiTokenPredictor
+
+LATENT_EPS = 1e-6  # of the norms inside attention, in the published code whatever rms_norm_eps says
+
+Angles = tuple[Tensor, Tensor]  # cos, sin: [T, qk_rope_head_dim / 2]
+
+
+class Attention:
+    """Multi-head latent attention (section 2.1.1)."""
+
+    def __init__(self, config: ModelConfig, parts: Parts, prefix: str) -> None:
+        c = config
+        self.heads, self.qk_head_dim = c.num_attention_heads, c.qk_head_dim
+        self.query_parts = [c.qk_nope_head_dim, c.qk_rope_head_dim]
+        self.latent_parts = [c.kv_lora_rank, c.qk_rope_head_dim]
+        if c.q_lora_rank is None:
+            self.queries = [parts.bind("linear", parts.weight(prefix + "q_proj.weight"))]
+        else:
+            self.queries = [
+                parts.bind("linear", parts.weight(prefix + "q_a_proj.weight")),
+                parts.bind("rms_norm", parts.tensor(prefix + "q_a_layernorm.weight"), LATENT_EPS),
+                parts.bind("linear", parts.weight(prefix + "q_b_proj.weight")),
+            ]
+        self.kv_a = parts.bind("linear", parts.weight(prefix + "kv_a_proj_with_mqa.weight"))
+        self.kv_norm = parts.bind("rms_norm", parts.tensor(prefix + "kv_a_layernorm.weight"), LATENT_EPS)
+        self.rope = parts.bind("rope")
+        self.kv_append = parts.bind("kv_append")
+        heads = Heads(
+            c.num_attention_heads,
+            c.qk_nope_head_dim,
+            c.qk_rope_head_dim,
+            c.v_head_dim,
+            c.kv_lora_rank,
+            c.softmax_scale,
+        )
+        kv_b = parts.weight(prefix + "kv_b_proj.weight")
+        self.decode, self.prefill = parts.bind_all(("mla_decode", "mla_prefill"), kv_b, heads)
+        self.o = parts.bind("linear", parts.weight(prefix + "o_proj.weight"))
+
+    def __call__(self, x: Tensor, batch: Batch, angles: Angles, cache: Tensor) -> Tensor:
+        """x: [T, hidden]; cache: [pages, page_size, latent_dim], this layer's -> [T, hidden]."""
+        q = x
+        for part in self.queries:
+            q = part(q)
+        q = q.view(len(x), self.heads, self.qk_head_dim)
+        nope, rope = torch.split(q, self.query_parts, dim=-1)
+        q = torch.cat([nope, self.rope(rope, *angles)], dim=-1)  # [T, heads, qk_head_dim]
+
+        latent, k_rope = torch.split(self.kv_a(x), self.latent_parts, dim=-1)
+        k_rope = self.rope(k_rope[:, None], *angles)[:, 0]  # [T, rope], shared by all heads
+        self.kv_append(self.kv_norm(latent), k_rope, cache, batch.slots)
+
+        rows, outputs = batch.decode_rows, []  # each [tokens, heads * v_head_dim]
+        if rows:
+            outputs.append(self.decode(q[:rows], cache, batch.page_table[:rows], batch.contexts[:rows]))
+        for row, (start, count, first) in enumerate(batch.prefills, rows):
+            outputs.append(self.prefill(q[start : start + count], cache, batch.page_table[row], first))
+        return self.o(torch.cat(outputs) if len(outputs) > 1 else outputs[0])  # type: ignore[no-any-return]
+
+
+class MixtureOfExperts:
+    """Routed experts and, where the model has them, shared ones, which are a single wide ``swiglu``."""
+
+    def __init__(self, config: ModelConfig, parts: Parts, prefix: str) -> None:
+        c = config
+        routing = Routing(
+            c.num_experts_per_tok, c.n_group, c.topk_group, c.norm_topk_prob, c.routed_scaling_factor
+        )
+        gate = parts.tensor(prefix + "gate.weight"), parts.tensor(prefix + "gate.e_score_correction_bias")
+        self.route = parts.bind("route", *gate, routing)
+        self.experts = parts.bind("moe_ffn", Experts(parts, prefix + "experts.", c.n_routed_experts))
+        self.shared = None
+        if c.n_shared_experts:
+            self.shared = parts.bind("swiglu", *ffn_weights(parts, prefix + "shared_experts."))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: [T, hidden] -> [T, hidden]."""
+        y: Tensor = self.experts(x, *self.route(x))
+        return y if self.shared is None else y + self.shared(x)
+
+
+class Layer:
+    """Attention and feed-forward, each normalised before and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, parts: Parts, index: int) -> None:
+        prefix = f"model.layers.{index}."
+        eps = config.rms_norm_eps
+        self.input_norm = parts.bind("rms_norm", parts.tensor(prefix + "input_layernorm.weight"), eps)
+        self.attention = Attention(config, parts, prefix + "self_attn.")
+        self.ffn_norm = parts.bind("rms_norm", parts.tensor(prefix + "post_attention_layernorm.weight"), eps)
+        self.ffn = (
+            MixtureOfExperts(config, parts, prefix + "mlp.")
+            if config.is_moe(index)
+            else parts.bind("swiglu", *ffn_weights(parts, prefix + "mlp."))
+        )
+
+    def __call__(self, x: Tensor, batch: Batch, angles: Angles, cache: Tensor) -> Tensor:
+        """x: [T, hidden] -> [T, hidden]."""
+        x = x + self.attention(self.input_norm(x), batch, angles, cache)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class DeepseekV3:
+    """The main model. ``bytes``: size of its packed weights, the MTP layers' included."""
+
+    mtp: "tuple[MultiTokenPredictor, ...]" = ()
+    selection: Selection  # which kernel does what, and why
+
+    def __init__(self, config: ModelConfig, parts: Parts, dtype: str) -> None:
+        self.config, self.dtype = config, DTYPES[dtype]
+        embedding = parts.weight("model.embed_tokens.weight")
+        if config.tie_word_embeddings:
+            self.embed, self.head = parts.bind_all(("embed", "linear"), embedding)
+        else:
+            self.embed = parts.bind("embed", embedding)
+            self.head = parts.bind("linear", parts.weight("lm_head.weight"))
+        self.rotary = Rotary(config.rope, config.qk_rope_head_dim)
+        self.layers = [Layer(config, parts, index) for index in range(config.num_hidden_layers)]
+        self.norm = parts.bind("rms_norm", parts.tensor("model.norm.weight"), config.rms_norm_eps)
+        self.bytes = parts.bytes
+
+    def new_cache(self, pages: int, page_size: int) -> tuple[Tensor, ...]:
+        """An empty cache: for each layer [pages, page_size, latent_dim] in the compute type."""
+        shape = pages, page_size, self.config.latent_dim
+        return tuple(torch.zeros(shape, dtype=self.dtype) for _ in self.layers)
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, cache: tuple[Tensor, ...]) -> Tensor:
+        """One step. Writes the batch's tokens into ``cache`` -> logits [R, vocab] float32."""
+        return self.logits(self.hidden(batch, cache)[batch.logits_at])
+
+    @torch.inference_mode()
+    def hidden(self, batch: Batch, cache: tuple[Tensor, ...]) -> Tensor:
+        """The hidden state of every token after the final norm: [T, hidden]."""
+        x = self.embed(batch.tokens)
+        angles = self.rotary(batch.positions)
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            x = layer(x, batch, angles, layer_cache)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden: [R, hidden] -> [R, vocab] float32."""
+        return self.head(hidden).float()  # type: ignore[no-any-return]

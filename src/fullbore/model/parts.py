@@ -1,0 +1,63 @@
+"""What a network is built from: stored tensors by name, and kernels bound to them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fullbore.ops.ffn import Expert
+from fullbore.ops.formats import Weight
+
+Call = Callable[..., Any]
+
+
+class Parts(Protocol):
+    """Handed to the constructors of the network. Tensors are views of a file, good until the next bind."""
+
+    def weight(self, name: str) -> Weight:
+        """The matrix ``name`` ("model.layers.0.mlp.up_proj.weight") with its scale, if it has one."""
+        ...
+
+    def tensor(self, name: str) -> Tensor:
+        """The vector ``name``."""
+        ...
+
+    def bind(self, operator: str, *weights: Any) -> Call:
+        """The kernel chosen for this operator and these weights, packed."""
+        ...
+
+    def bind_all(self, operators: Sequence[str], *weights: Any) -> tuple[Call, ...]:
+        """Several operators on the same weights, packed once where their kernels share a layout."""
+        ...
+
+    def done(self) -> None:
+        """What was handed out is packed; its mapped memory may go."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Size of everything bound so far."""
+        ...
+
+
+class Experts(Sequence[Expert]):
+    """Gate, up and down of a layer's routed experts, read one expert at a time as they are asked for."""
+
+    def __init__(self, parts: Parts, prefix: str, count: int) -> None:
+        self._parts, self._prefix, self._count = parts, prefix, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        """Expert ``index``. Asking for it says that the one before it is packed."""
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        self._parts.done()
+        return ffn_weights(self._parts, f"{self._prefix}{index}.")
+
+
+def ffn_weights(parts: Parts, prefix: str) -> Expert:
+    """Gate, up and down of the feed-forward at ``prefix``."""
+    gate, up, down = (parts.weight(f"{prefix}{name}_proj.weight") for name in ("gate", "up", "down"))
+    return gate, up, down
