@@ -51,3 +51,17 @@ class Step:
     def tokens(self) -> int:
         """How many tokens this step computes."""
         return sum(row.count for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What one row that samples gave.
+
+    ``error`` is "" or what went wrong with this request alone (logits that are not finite); ``token`` is
+    then ignored. ``logprob`` and ``top`` (best first) are there as far as ``Sampling.logprobs`` asks.
+    """
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    error: str = ""

@@ -1,0 +1,238 @@
+"""Prefixes that are computed already, shared between requests.
+
+A tree per salt. A node is one full page and the ``page_size`` tokens whose latents it holds, given all the
+tokens above it; chunks are compared token by token (dict keys are tuples), never by hash alone. A page in the
+tree is never written again. Requests that run hold the nodes on their path; a path is held from the root
+without gaps, so what is below an unheld node is unheld too, and every unheld page can be evicted in the end.
+"""
+
+from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
+
+from fullbore.engine.pages import Allocation, Pages
+from fullbore.errors import IntegrityError
+
+Chunk = tuple[int, ...]  # page_size tokens
+
+
+class Node:
+    """One page of a prefix; a root has no page (-1)."""
+
+    __slots__ = ("children", "chunk", "page", "parent", "refs", "salt", "serial", "used")
+
+    def __init__(self, salt: str, parent: "Node | None", chunk: Chunk, page: int, serial: int) -> None:
+        self.salt = salt
+        self.parent = parent
+        self.chunk = chunk
+        self.page = page
+        self.serial = serial  # order of insertion
+        self.refs = 0  # tables that hold it
+        self.used = 0  # tick of the last release
+        self.children: dict[Chunk, Node] = {}
+
+
+class PrefixTree:
+    """Owns the shared pages. Time is a counter of releases: the same history evicts the same pages."""
+
+    def __init__(self, pool: Pages, page_size: int) -> None:
+        self.pool = pool
+        self.page_size = page_size
+        self.own = pool.open("the prefix tree")
+        self.unused = 0  # nodes that nobody holds
+        self._roots: dict[str, Node] = {}
+        self._nodes: dict[int, Node] = {}  # by serial
+        self._leaves: list[tuple[int, int]] = []  # heap of (used, serial); may hold stale entries
+        self._tick = 0
+        self._serial = 0
+
+    @property
+    def room(self) -> int:
+        """Pages that can be had: free ones, and those of the tree that nobody holds."""
+        return self.pool.free + self.unused
+
+    def match(self, salt: str, tokens: Sequence[int], most: int) -> list[Node]:
+        """The longest path that spells the start of ``tokens``, at most ``most`` pages. Changes nothing."""
+        node = self._roots.get(salt)
+        path: list[Node] = []
+        size = self.page_size
+        for start in range(0, most * size, size):
+            node = node.children.get(tuple(tokens[start : start + size])) if node else None
+            if node is None:
+                break
+            path.append(node)
+        return path
+
+    def hold(self, nodes: Iterable[Node]) -> None:
+        """Keep ``nodes`` from eviction until they are released as often."""
+        for node in nodes:
+            if node.refs == 0:
+                self.unused -= 1
+            node.refs += 1
+
+    def release(self, nodes: Sequence[Node]) -> None:
+        """The end of one ``hold`` of each of ``nodes`` (a path, root first)."""
+        self._tick += 1
+        for node in reversed(nodes):
+            if node.refs < 1:
+                raise IntegrityError(f"page {node.page} of the prefix tree is released but nobody holds it")
+            node.refs -= 1
+            if node.refs == 0:
+                self.unused += 1
+                node.used = self._tick
+                if not node.children:
+                    self._offer(node)
+
+    def insert(self, salt: str, parent: Node | None, chunk: Chunk, page: int, giver: Allocation) -> Node:
+        """The node for ``chunk`` below ``parent`` (None: the root of ``salt``), held once for the caller.
+
+        ``page`` moves from ``giver`` to the tree, unless the chunk is there already: then the node has
+        another page and ``giver`` keeps its own.
+        """
+        if parent is None:
+            parent = self._roots.get(salt)
+            if parent is None:
+                parent = self._roots[salt] = Node(salt, None, (), -1, -1)
+        node = parent.children.get(chunk)
+        if node is not None:
+            self.hold((node,))
+            return node
+        giver.move(page, self.own)
+        node = parent.children[chunk] = Node(salt, parent, chunk, page, self._serial)
+        node.refs = 1
+        self._nodes[self._serial] = node
+        self._serial += 1
+        return node
+
+    def evict(self, count: int) -> int:
+        """Free up to ``count`` unheld pages, leaf by leaf: least recently used first, ties by insertion."""
+        done = 0
+        while done < count and self._leaves:
+            used, serial = heappop(self._leaves)
+            node = self._nodes.get(serial)
+            # Stale if evicted, held or used since; children come only while held, so it is a leaf still.
+            if node is not None and node.used == used and not node.refs:
+                self._remove(node)
+                done += 1
+        return done
+
+    def flush(self) -> int:
+        """Evict every unheld page; how many there were."""
+        return self.evict(self.unused)
+
+    def forget(self, nodes: Sequence[Node]) -> None:
+        """Drop a released path from its end up to the first node that is held or has other children."""
+        for node in reversed(nodes):
+            if node.refs or node.children or self._nodes.get(node.serial) is not node:
+                break
+            self._remove(node)
+
+    def check(self, holders: Iterable[Sequence[Node]]) -> None:
+        """Nodes are held just by ``holders`` (all paths held now), the tree is whole; else IntegrityError."""
+        refs: dict[int, int] = {}
+        for path in holders:
+            for depth, node in enumerate(path):
+                refs[node.serial] = refs.get(node.serial, 0) + 1
+                above = path[depth - 1] if depth else None
+                if self._nodes.get(node.serial) is not node:
+                    raise IntegrityError(f"page {node.page} is held but no longer in the prefix tree")
+                if (node.parent is not above) if above else (node.parent is not self._roots.get(node.salt)):
+                    raise IntegrityError(f"the path to page {node.page} of the prefix tree has a gap")
+        waiting = {serial for _, serial in self._leaves}
+        for serial, node in self._nodes.items():
+            if node.refs != refs.get(serial, 0):
+                raise IntegrityError(
+                    f"page {node.page} has {node.refs} holders noted, {refs.get(serial, 0)} hold it"
+                )
+            if node.parent is None or node.parent.children.get(node.chunk) is not node:
+                raise IntegrityError(f"page {node.page} of the prefix tree hangs nowhere")
+            if self.pool.owner(node.page) is not self.own:
+                raise IntegrityError(f"page {node.page} is in the prefix tree but not owned by it")
+            if not node.refs and not node.children and serial not in waiting:
+                raise IntegrityError(f"page {node.page} is an unheld leaf that eviction would miss")
+        if self.unused != sum(not node.refs for node in self._nodes.values()):
+            raise IntegrityError(f"{self.unused} unheld pages are noted in the prefix tree, which is wrong")
+        if len(self._nodes) != len(self.own):
+            raise IntegrityError(f"the prefix tree has {len(self._nodes)} nodes and {len(self.own)} pages")
+
+    def _offer(self, leaf: Node) -> None:
+        heappush(self._leaves, (leaf.used, leaf.serial))
+        if len(self._leaves) > 2 * len(self._nodes) + 64:  # mostly stale: start afresh
+            nodes = self._nodes.values()
+            self._leaves = [(n.used, n.serial) for n in nodes if not n.refs and not n.children]
+            heapify(self._leaves)
+
+    def _remove(self, leaf: Node) -> None:
+        del self._nodes[leaf.serial]
+        self.own.give(leaf.page)
+        self.unused -= 1
+        parent = leaf.parent
+        if parent is None:
+            raise IntegrityError("the root of a prefix tree was to be removed as a leaf")
+        del parent.children[leaf.chunk]
+        if parent.children:
+            return
+        if parent.parent is not None:
+            if not parent.refs:
+                self._offer(parent)
+        else:  # a salt that is gone leaves nothing behind
+            del self._roots[parent.salt]
+
+
+class PageTable:
+    """The pages of one request while it runs.
+
+        pages:  [ nodes of the tree, read only | its own, being written ]
+
+    The first ``len(nodes)`` pages are the tree's and held; the others are in ``own``.
+    """
+
+    __slots__ = ("nodes", "own", "pages", "salt", "tainted", "tree")
+
+    def __init__(self, tree: PrefixTree, salt: str, nodes: list[Node], name: str) -> None:
+        tree.hold(nodes)
+        self.tree = tree
+        self.salt = salt
+        self.nodes = nodes
+        self.own = tree.pool.open(name)
+        self.pages: tuple[int, ...] = tuple(node.page for node in nodes)
+        self.tainted = False  # what was computed in it may not be served to others
+
+    def grow(self, count: int) -> None:
+        """``count`` more pages of its own, evicting for them; CapacityError when ``tree.room`` is less."""
+        self.tree.evict(count - self.tree.pool.free)
+        self.pages += self.own.take(count)
+
+    def share(self, tokens: Sequence[int], computed: int) -> Allocation | None:
+        """Put the full pages of the first ``computed`` tokens into the tree.
+
+        Where another request was faster, this table takes over the tree's page, which holds the same, and
+        its own is spare. Returns the spare pages: close them when no launched step reads them any more.
+        """
+        if computed > len(tokens):
+            raise IntegrityError(f"{self.own.name}: {computed} tokens computed, {len(tokens)} known")
+        size = self.tree.page_size
+        spare: Allocation | None = None
+        for index in range(len(self.nodes), computed // size):
+            page = self.pages[index]
+            chunk = tuple(tokens[index * size : (index + 1) * size])
+            parent = self.nodes[-1] if self.nodes else None
+            node = self.tree.insert(self.salt, parent, chunk, page, self.own)
+            self.nodes.append(node)
+            if node.page != page:
+                spare = spare or self.tree.pool.open(f"spare pages of {self.own.name}")
+                self.own.move(page, spare)
+                self.pages = (*self.pages[:index], node.page, *self.pages[index + 1 :])
+        return spare
+
+    def check(self) -> None:
+        """``pages`` lists the nodes' pages, then the table's own; else IntegrityError."""
+        shared, own = self.pages[: len(self.nodes)], self.pages[len(self.nodes) :]
+        if shared != tuple(node.page for node in self.nodes) or sorted(own) != sorted(self.own.pages):
+            raise IntegrityError(f"the page table of {self.own.name} does not list the pages that it has")
+
+    def close(self) -> None:
+        """Own pages become free; the tree's stay there, unheld. Closing twice is an error."""
+        self.own.close()
+        self.tree.release(self.nodes)
+        if self.tainted:
+            self.tree.forget(self.nodes)
