@@ -1,0 +1,640 @@
+"""Every bad input gets its status and envelope on every endpoint it applies to, and leaves nothing behind."""
+
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from live_server import VOCABULARY, Live, live
+from model_folders import V3
+
+from fullbore.server.unsupported import NEUTRAL
+
+CHAT, TEXT, TOKENIZE, DETOKENIZE = "/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"
+GENERATE = (CHAT, TEXT)
+ALL = (CHAT, TEXT, TOKENIZE, DETOKENIZE)
+GOOD: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": [{"role": "user", "content": "hi"}]},
+    TEXT: {"prompt": "hi"},
+    TOKENIZE: {"prompt": "hi"},
+    DETOKENIZE: {"tokens": [5]},
+}
+ENVELOPE = {"message", "type", "param", "code"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Live]:
+    with live(template=V3) as running:
+        yield running
+
+
+@dataclass
+class Case:
+    """Fields put over a good body; the answer is a 400 with this code, about this field."""
+
+    name: str
+    fields: dict[str, Any]
+    param: str | None = None  # None: the first of ``fields``
+    code: str = "invalid_value"
+    paths: tuple[str, ...] = GENERATE
+    status: int = 400
+    says: str = ""
+    without: tuple[str, ...] = field(default=())
+
+    @property
+    def about(self) -> str:
+        return self.param if self.param is not None else next(iter(self.fields))
+
+
+def each(name: str, values: list[Any], **more: Any) -> list[Case]:
+    """The same field with several values."""
+    return [Case(f"{name}={str(value)[:24]}", {name: value}, **more) for value in values]
+
+
+def user(content: Any, **more: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": content, **more}]
+
+
+HUGE = 2**63
+LONE = {"type": "json_schema", "json_schema": {"name": "x"}}
+ROLE, CONTENT = "messages[0].role", "messages[0].content"
+COUNTS = ["1", 1.5, True, HUGE * 2, [1], {"a": 1}]
+CASES = [
+    # which model
+    *each("model", ["other", "", "demo "], code="model_not_found", status=404, paths=ALL),
+    *each("model", [7, ["demo"]], paths=ALL),
+    # messages
+    Case("no messages", {}, "messages", "missing_field", (CHAT,), without=("messages",)),
+    Case("messages null", {"messages": None}, code="missing_field", paths=(CHAT,)),
+    *each("messages", [[], "hi", {"role": "user"}], paths=(CHAT,)),
+    Case(
+        "a message that is a string",
+        {"messages": ["hi"]},
+        "messages[0]",
+        paths=(CHAT, TOKENIZE),
+        without=("prompt",),
+    ),
+    Case("no role", {"messages": [{"content": "x"}]}, ROLE, "missing_field", (CHAT,)),
+    *[
+        Case(f"role {role}", {"messages": [{"role": role, "content": "x"}]}, ROLE, paths=(CHAT,))
+        for role in ("foo", 7, ["user"], "User")
+    ],
+    *[
+        Case(f"role {role}", {"messages": [{"role": role, "content": "x"}]}, ROLE, "unsupported", (CHAT,))
+        for role in ("tool", "function")
+    ],
+    *[
+        Case(f"content {value}", {"messages": user(value)}, CONTENT, paths=(CHAT,))
+        for value in (None, 7, {}, [])
+    ],
+    *[
+        Case(
+            f"part {kind}",
+            {"messages": user([{"type": kind, kind: {"url": "http://127.0.0.1:1/x"}}])},
+            f"{CONTENT}[0].type",
+            "unsupported",
+            (CHAT,),
+        )
+        for kind in ("image_url", "input_audio", "video_url", "file")
+    ],
+    Case("part of no kind", {"messages": user([{"text": "x"}])}, f"{CONTENT}[0].type", paths=(CHAT,)),
+    Case(
+        "part without text",
+        {"messages": user([{"type": "text"}])},
+        f"{CONTENT}[0].text",
+        "missing_field",
+        (CHAT,),
+    ),
+    Case("part a number", {"messages": user([7])}, f"{CONTENT}[0]", paths=(CHAT,)),
+    Case("too many parts", {"messages": user([{"type": "text", "text": ""}] * 1025)}, CONTENT, paths=(CHAT,)),
+    Case("too many messages", {"messages": user("x") * 4097}, says="4096", paths=(CHAT,)),
+    Case(
+        "tool calls",
+        {"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}]},
+        "messages[0].tool_calls",
+        "unsupported",
+        (CHAT,),
+    ),
+    Case(
+        "system after user",
+        {"messages": [*user("x"), {"role": "system", "content": "y"}]},
+        code="template_error",
+        says="must come first",
+        paths=(CHAT,),
+    ),
+    Case(
+        "continue and add",
+        {
+            "messages": [{"role": "assistant", "content": "x"}],
+            "continue_final_message": True,
+            "add_generation_prompt": True,
+        },
+        "continue_final_message",
+        paths=(CHAT,),
+    ),
+    Case("continue a user", {"continue_final_message": True}, paths=(CHAT,)),
+    *each("chat_template", ["{{ 7 }}"], code="unsupported", paths=(CHAT, TEXT, TOKENIZE)),
+    *[
+        Case(f"template kwarg {name}", {"chat_template_kwargs": {name: value}}, paths=(CHAT,))
+        for name, value in [
+            ("tokenize", False),
+            ("chat_template", "x"),
+            ("messages", "x"),
+            ("add_generation_prompt", 1),
+            ("__class__", "x"),
+            ("a b", "x"),
+            ("deep", {"a": 1}),
+        ]
+    ],
+    Case("many template kwargs", {"chat_template_kwargs": {f"k{i}": 1 for i in range(33)}}, paths=(CHAT,)),
+    # sampling
+    *each("temperature", [-1, 2.1, "hot", True, [1], 10**40]),
+    *each("top_p", [0, 1.1, -0.1, "1"]),
+    *each("top_k", [-2, 1.5, "1", True]),
+    *each("min_p", [2, -0.1]),
+    *each("presence_penalty", [-2.1, 2.1, "x"]),
+    *each("frequency_penalty", [-2.1, 2.1, {}]),
+    *each("repetition_penalty", [0, -1, 1e300]),
+    *each("n", [0, -1, 10**9, 1.5, True]),
+    *each("n", [129], says="128"),
+    *each("max_tokens", [0, -1, *COUNTS]),
+    *each("max_completion_tokens", [0, -1, 1.5]),
+    *each("min_tokens", [-1, 1.5]),
+    Case("min above max", {"min_tokens": 5, "max_tokens": 4}),
+    Case("min without max", {"min_tokens": 5}),
+    Case("min with null max", {"min_tokens": 5, "max_tokens": None}),
+    *each("seed", [-HUGE - 1, HUGE, 10**40, 1.5, "1"]),
+    *each("stop", ["", [""], ["a"] * 5, ["a", ""], 7, [7], {}, "x" * 2**20, ["a", None]]),
+    *each("stop_token_ids", [[VOCABULARY], [-1], [True], [1.5], ["1"], 7, [1] * 257]),
+    *each(
+        "logit_bias",
+        [
+            {"abc": 1},
+            {str(VOCABULARY): 1},
+            {"-1": 1},
+            {"²": 1},
+            {"9" * 30: 1},
+            [1],
+            {"": 1},
+            {str(i): 0 for i in range(1025)},
+        ],
+    ),
+    *[
+        Case(f"bias {value}", {"logit_bias": {"1": value}}, "logit_bias.1")
+        for value in (1e9, "x", -101, True)
+    ],
+    *each("ignore_eos", ["yes", 1]),
+    *each("stream", ["yes", 1]),
+    *each("stream_options", [{"include_usage": True}, {}]),
+    Case("stream_options a list", {"stream_options": [1], "stream": True}),
+    Case(
+        "include_usage a word",
+        {"stream_options": {"include_usage": "x"}, "stream": True},
+        "stream_options.include_usage",
+    ),
+    *each("cache_salt", ["x" * 10_240, "a\n", "\x00", "a\x7f", 7]),
+    *each("return_token_ids", [1]),
+    # logprobs
+    *each("logprobs", [1, "true", 21], paths=(CHAT,)),
+    *each("logprobs", [True, 21, -1, "1"], paths=(TEXT,)),
+    *[
+        Case(f"top_logprobs {n}", {"top_logprobs": n, "logprobs": True}, paths=(CHAT,))
+        for n in (21, -2, 1.5, True)
+    ],
+    *each("top_logprobs", [3, 0], paths=(CHAT,)),
+    Case("top_logprobs with false", {"top_logprobs": 3, "logprobs": False}, paths=(CHAT,)),
+    Case(
+        "echo and logprobs",
+        {"echo": True, "logprobs": 1, "max_tokens": 1},
+        "logprobs",
+        "unsupported",
+        (TEXT,),
+    ),
+    *each("prompt_logprobs", [1, 0], code="unsupported"),
+    # what is not there yet
+    *each(
+        "response_format",
+        [{"type": "json_object"}, {"type": "json_schema"}, LONE, "json", [1]],
+        code="unsupported",
+    ),
+    *each(
+        "tools",
+        [
+            [{"type": "function", "function": {"name": "f"}}],
+            "x",
+            [{"type": "function", "function": {"name": "a b"}}],
+        ],
+        code="unsupported",
+    ),
+    *each("tools", [[]]),
+    *each(
+        "tool_choice",
+        ["auto", "required", {"type": "function", "function": {"name": "f"}}],
+        code="unsupported",
+    ),
+    *each("best_of", [2, 0, "x", True], code="unsupported"),
+    *each("suffix", ["x"], code="unsupported"),
+    *each("bad_words", [["x"], ["x"] * 10**6], code="unsupported"),
+    *each("modalities", [["text", "audio"]], code="unsupported"),
+    *each("prompt_embeds", ["AAAA"], code="unsupported"),
+    *each("guided_regex", ["(a+)+b"], code="unsupported"),
+    *each("guided_json", [{"type": "something"}], code="unsupported"),
+    Case("two constraints", {"guided_regex": "a", "guided_json": {}}, "guided_json", "unsupported"),
+    # prompts
+    Case("no prompt", {}, "prompt", "missing_field", (TEXT,), without=("prompt",)),
+    Case("prompt null", {"prompt": None}, code="missing_field", paths=(TEXT,)),
+    *each(
+        "prompt",
+        [
+            "",
+            [],
+            [[]],
+            [""],
+            7,
+            {},
+            [None],
+            [5, "a"],
+            ["a", 5],
+            [[5], "a"],
+            ["a", [5]],
+            [[5], []],
+            [-1],
+            [VOCABULARY],
+            [True],
+            [1.5],
+            [[-1]],
+            [[True]],
+            [10**40],
+            ["x"] * 1025,
+        ],
+        paths=(TEXT,),
+    ),
+    Case("too many answers", {"prompt": ["x"] * 100, "n": 11}, "n", paths=(TEXT,)),
+    *each("echo", [1], paths=(TEXT,)),
+    *each(
+        "prompt",
+        [[5] * 256, [[5] * 300], " x" * 300, "x" * 10 * 2**20],
+        code="context_length_exceeded",
+        says="256",
+        paths=(TEXT,),
+    ),
+    Case(
+        "a long conversation",
+        {"messages": user(" x" * 300)},
+        code="context_length_exceeded",
+        paths=(CHAT, TOKENIZE)[:1],
+    ),
+    Case("10 MB", {"messages": user("x" * 10 * 2**20)}, code="context_length_exceeded", paths=(CHAT,)),
+    Case(
+        "10 MB of the assistant",
+        {"messages": [{"role": "assistant", "content": "x" * 10 * 2**20}]},
+        "messages",
+        "context_length_exceeded",
+        (CHAT,),
+    ),
+    *each("tokens", [[VOCABULARY], [-1], [True], "x", [1] * 257], paths=(DETOKENIZE,)),
+    Case("no tokens", {}, "tokens", "missing_field", (DETOKENIZE,), without=("tokens",)),
+    *each("prompt", [7, [5]], paths=(TOKENIZE,)),
+]
+TABLE = [pytest.param(case, path, id=f"{path} {case.name}") for case in CASES for path in case.paths]
+
+
+def check(server: Live, answer: Any, status: int, code: str | None, param: str | None) -> None:
+    assert answer.status == status, answer.body[:500]
+    error = answer.error
+    assert set(error) == ENVELOPE
+    assert (error["code"], error["param"]) == (code, param)
+    assert error["message"]
+    assert len(error["message"]) < 500
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"]
+    if status < 500:
+        assert server.engine.submitted == [], "it reached the engine"
+    assert server.nothing_leaks()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_submitted(server: Live) -> None:
+    server.engine.submitted.clear()
+
+
+@pytest.mark.parametrize(("case", "path"), TABLE)
+def test_a_bad_field_is_refused_by_name(server: Live, case: Case, path: str) -> None:
+    body = {**{k: v for k, v in GOOD[path].items() if k not in case.without}, **case.fields}
+    answer = server.post(path, body)
+    check(server, answer, case.status, case.code, case.about)
+    assert case.says in answer.error["message"]
+
+
+@pytest.mark.parametrize("name", sorted(set(NEUTRAL) - {"skip_special_tokens"}))
+def test_a_field_is_refused_or_asks_for_nothing(server: Live, name: str) -> None:
+    for path in GENERATE:
+        check(server, server.post(path, {**GOOD[path], name: {"some": "thing"}}), 400, "unsupported", name)
+        for value in (None, *NEUTRAL[name]):
+            answer = server.post(path, {**GOOD[path], name: value})
+            assert answer.status == 200
+            assert "x-fullbore-ignored-fields" not in answer.headers
+        server.engine.submitted.clear()
+
+
+BODIES = {
+    "not JSON": b"hello",
+    "empty": b"",
+    "blank": b"  \n",
+    "cut off": b'{"messages": [',
+    "two values": b"{}{}",
+    "a list": b"[]",
+    "a number": b"1",
+    "null": b"null",
+    "deep": b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+    "deep objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    "NaN": b'{"temperature": NaN}',
+    "Infinity": b'{"temperature": -Infinity}',
+    "overflow": b'{"temperature": 1e999}',
+    "10000 digits": b'{"seed": ' + b"9" * 10_000 + b"}",
+    "invalid UTF-8": b'{"prompt": "\xff\xfe"}',
+    "lone surrogate": b'{"prompt": "\\ud800 x", "messages": [{"role": "user", "content": "\\ud800 x"}]}',
+    "lone low surrogate": b'{"user": "\\udc00 abcdef"}',
+    "a BOM": b"\xef\xbb\xbf{}",
+    "raw control": b'{"user": "a\x01"}',
+    "UTF-16": '{"prompt": "hi"}'.encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("path", ALL)
+@pytest.mark.parametrize("name", BODIES)
+def test_a_body_that_is_no_json_object(server: Live, name: str, path: str) -> None:
+    check(server, server.post(path, BODIES[name]), 400, "invalid_json", None)
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_other_content_types_are_refused(server: Live, path: str) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        answer = server.post(path, json.dumps(GOOD[path]).encode(), {"content-type": kind})
+        check(server, answer, 415, "unsupported_media_type", None)
+    fitting = {"content-type": "Application/JSON; charset=utf-8"}
+    assert server.post(path, json.dumps(GOOD[path]).encode(), fitting).status == 200
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_of_duplicate_keys_the_last_wins(server: Live, path: str) -> None:
+    good = json.dumps(GOOD[path])
+    assert server.post(path, f'{{"model": "other", {good[1:-1]}, "model": "demo"}}'.encode()).status == 200
+    answer = server.post(path, f'{{"model": "demo", {good[1:-1]}, "model": "other"}}'.encode())
+    assert answer.error["code"] == "model_not_found"
+
+
+def test_a_million_messages_are_refused_by_their_number(server: Live) -> None:
+    body = b'{"messages":[' + b",".join([b"{}"] * 10**6) + b"]}"
+    check(server, server.post(CHAT, body), 400, "invalid_value", "messages")
+
+
+def test_a_body_over_the_limit(server: Live) -> None:
+    over = server.service.settings.limits.body_bytes + 1
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    with connection:
+        connection.sendall(f"{head}content-length: {over}\r\n\r\n".encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")  # before any of it was sent
+    check(server, server.post(TEXT, b" " * over), 413, "body_too_large", None)
+    chunked = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    with chunked:
+        chunked.sendall(f"{head}transfer-encoding: chunked\r\n\r\n".encode())
+        chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+        for _ in range(33):
+            chunked.sendall(chunk)
+        assert chunked.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def raw(server: Live, request: bytes) -> bytes:
+    """What the server answers to these bytes, until it closes."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(request)
+        got = b""
+        try:
+            while data := connection.recv(65536):
+                got += data
+                if b"\r\n\r\n" in got and got.endswith(b"}"):
+                    break
+        except ConnectionResetError:
+            pass
+        return got
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"".join(b"x-%d: 1\r\n" % i for i in range(300)),
+        b"x-long: " + b"a" * 70_000 + b"\r\n",
+        b"".join(b"x-%d: " % i + b"a" * 1000 + b"\r\n" for i in range(70)),
+        b"x-endless: " + b"a" * 200_000,
+    ],
+    ids=["300 headers", "one of 70 KB", "70 of 1 KB", "one that never ends"],
+)
+def test_headers_over_the_limit(server: Live, headers: bytes) -> None:
+    head, _, body = raw(server, b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + headers + b"\r\n").partition(
+        b"\r\n\r\n"
+    )
+    assert head.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(body)["error"]["code"] == "headers_too_large"
+    many = b"".join(b"x-%d: 1\r\n" % i for i in range(200))
+    assert b" 200 " in raw(server, b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + many + b"\r\n")
+
+
+def test_bytes_that_are_no_http(server: Live) -> None:
+    for garbage in (
+        b"hello\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET /\xff HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ):
+        head, _, body = raw(server, garbage).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
+def test_unknown_paths_and_wrong_methods(server: Live) -> None:
+    for method, path in (
+        ("GET", "/nope"),
+        ("POST", "/v1/nope"),
+        ("GET", "/docs"),
+        ("GET", "/v1/chat"),
+        ("GET", "/%00"),
+    ):
+        check(server, server.ask(method, path, {} if method == "POST" else None), 404, "not_found", None)
+    for method, path in (("GET", CHAT), ("GET", TEXT), ("DELETE", "/v1/models"), ("POST", "/health")):
+        answer = server.ask(method, path)
+        check(server, answer, 405, "method_not_allowed", None)
+        assert answer.headers["allow"]
+    check(server, server.ask("GET", "/v1/models/other"), 404, "model_not_found", "model")
+
+
+def test_keys_are_asked_for_everywhere_but_where_orchestrators_poll() -> None:
+    keys = ["key-one", "schlüssel-zwei"]
+    with live(keys=keys) as keyed:
+        for path in ("/health", "/ready", "/ping"):
+            assert keyed.ask("GET", path).status == 200
+        others = [
+            ("GET", path)
+            for path in ("/v1/models", "/metrics", "/version", "/server_info", "/nope", "/openapi.json")
+        ]
+        for method, path in [*others, *(("POST", path) for path in ALL), ("POST", "/flush_cache")]:
+            for wrong in (
+                None,
+                "Bearer",
+                "Bearer x",
+                "Basic key-one",
+                "Bearer key-one2",
+                "key-one",
+                "Bearer key-on",
+            ):
+                given = {} if wrong is None else {"authorization": wrong}
+                answer = keyed.ask(method, path, {} if method == "POST" else None, given)
+                check(keyed, answer, 401, "invalid_api_key", None)
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+            for key in keys:
+                for scheme in ("Bearer", "bearer", "BEARER"):
+                    given = {"authorization": f"{scheme} {key}".encode().decode("latin-1")}
+                    answer = keyed.ask(method, path, {} if method == "POST" else None, given)
+                    assert answer.status != 401
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "", "127.0.0.1.evil.example", "10.0.0.1"]
+)
+def test_names_that_are_not_this_machine_are_refused(server: Live, host: str) -> None:
+    for path in ("/v1/models", "/health"):
+        check(server, server.ask("GET", path, headers={"host": host}), 403, "host_not_allowed", None)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:9", "127.0.0.1:8000", "[::1]:8000", "[::1]", "127.9.9.9"]
+)
+def test_names_of_this_machine_are_taken(server: Live, host: str) -> None:
+    assert server.ask("GET", "/v1/models", headers={"host": host}).status == 200
+
+
+def test_a_server_bound_to_more_than_loopback_takes_any_name() -> None:
+    with live(host="0.0.0.0") as open_to_all:
+        assert open_to_all.ask("GET", "/v1/models", headers={"host": "gpu.example"}).status == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": user("")},
+        {"messages": [*user("x"), {"role": "assistant", "content": "y"}]},
+        {"messages": [{"role": "developer", "content": "x"}, *user("y", name="bob")]},
+        {"tool_choice": "none"},
+        {"response_format": {"type": "text"}},
+        {"logit_bias": {}},
+        {"stop": []},
+        {"stop": None},
+        {"temperature": 0, "n": 2},
+        {"temperature": 2},
+        {"top_p": 1e-9},
+        {"seed": -HUGE},
+        {"max_tokens": 2**31 - 1},
+    ],
+)
+def test_odd_inputs_that_are_right(server: Live, fields: dict[str, Any]) -> None:
+    answer = server.post(CHAT, {**GOOD[CHAT], **fields})
+    assert answer.status == 200, answer.body
+    assert server.nothing_leaks()
+
+
+def test_the_longest_prompt_that_fits(server: Live) -> None:
+    answer = server.complete([5] * 255)
+    assert answer.json["usage"]["completion_tokens"] == 1
+    assert answer.json["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_request_that_the_engine_fails_on_is_not_to_be_repeated(server: Live) -> None:
+    server.engine.fault = lambda prompt, count: (
+        "logits are not finite" if prompt == [5, 6] and count == 2 else ""
+    )
+    try:
+        answer = server.complete([5, 6])
+        check(server, answer, 500, "internal_error", None)
+        assert answer.headers["x-should-retry"] == "false"
+        assert "not finite" in answer.error["message"]
+        streamed = server.complete([5, 6], stream=True)
+        assert streamed.status == 200
+        assert streamed.events[-2]["error"]["code"] == "internal_error"
+        assert streamed.events[-1] == "[DONE]"
+        assert server.complete([5, 7]).status == 200
+    finally:
+        server.engine.fault = lambda prompt, count: ""
+    assert server.nothing_leaks()
+
+
+def test_a_fault_of_the_server_itself_is_one_requests_500(
+    server: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(ids: Any) -> bool:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(server.service.tokenizer, "starts_in_reasoning", broken)
+    answer = server.chat()
+    check(server, answer, 500, "internal_error", None)
+    assert answer.headers["x-should-retry"] == "false"
+    assert "secret" not in answer.error["message"]
+    assert server.complete().status == 200
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = sorted(
+    {
+        "messages",
+        "prompt",
+        "tokens",
+        "model",
+        "stop",
+        "n",
+        "seed",
+        "stream",
+        "stream_options",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "max_tokens",
+        "min_tokens",
+        "temperature",
+        "top_k",
+        "chat_template_kwargs",
+        "cache_salt",
+        "echo",
+        "stop_token_ids",
+        "user",
+    }
+)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from(ALL),
+    fields=st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4),
+    cut=st.booleans(),
+)
+def test_no_body_whatever_gets_a_server_error(
+    server: Live, path: str, fields: dict[str, Any], cut: bool
+) -> None:
+    answer = server.post(path, fields if cut else {**GOOD[path], **fields})
+    assert answer.status in (200, 400, 404), answer.body
+    if answer.status != 200:
+        assert set(answer.error) == ENVELOPE
+    assert server.nothing_leaks()
+
+
+def test_many_different_refused_schemas_leave_nothing_behind(server: Live) -> None:
+    for number in range(100):
+        schema = {"type": "json_schema", "json_schema": {"name": f"s{number}", "schema": {"const": number}}}
+        assert server.post(CHAT, {**GOOD[CHAT], "response_format": schema}).status == 400
+    assert server.engine.submitted == []
