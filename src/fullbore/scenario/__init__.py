@@ -1,0 +1,1 @@
+"""What is asked of a server, and the definition of every figure."""

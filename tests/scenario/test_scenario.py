@@ -1,0 +1,130 @@
+"""Scenarios: the published two, the stream they make, and files that cannot be used."""
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fullbore.errors import UsageError
+from fullbore.scenario.scenario import ClosedLoop, Limits, Scenario, load_scenario, scenario_names
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no test fails on time
+
+DIALOG = load_scenario("dialog")
+
+
+@pytest.mark.parametrize(
+    ("name", "lengths", "limits", "concurrency"),
+    [("dialog", (128, 1024), (2010, 93), 158), ("code", (512, 4096), (5530, 100), 140)],
+)
+def test_the_published_scenarios(
+    name: str, lengths: tuple[int, int], limits: tuple[int, int], concurrency: int
+) -> None:
+    scenario = load_scenario(name)
+    assert (scenario.input_tokens, scenario.output_tokens) == lengths
+    assert (scenario.limits.ttft_ms, scenario.limits.tpot_ms) == limits
+    assert scenario.arrival.concurrency == concurrency
+    assert scenario.name == name
+
+
+def test_every_file_of_the_package_loads() -> None:
+    assert (
+        {load_scenario(name).name for name in scenario_names()} == set(scenario_names()) >= {"dialog", "code"}
+    )
+
+
+@unhurried
+@given(st.fractions(min_value=Fraction(1, 4096), max_value=1))
+def test_scaling_keeps_lengths_usable_and_says_so(scale: Fraction) -> None:
+    scenario = DIALOG.scaled(scale)
+    assert scenario.input_tokens == max(1, round(128 * scale))
+    assert scenario.output_tokens == max(2, round(1024 * scale))
+    assert scenario.limits == DIALOG.limits
+    assert (str(scale) in scenario.describe()) or scale == 1
+
+
+def test_a_stream_is_the_same_for_the_same_seed_and_shares_no_prefix() -> None:
+    def stream(seed: int, name: str) -> list[list[int]]:
+        scenario = replace(DIALOG, seed=seed)
+        return [request.tokens(32_000) for request in scenario.requests(name, 20)]
+
+    assert stream(1, "a") == stream(1, "a")
+    prompts = stream(1, "a") + stream(1, "b") + stream(2, "a")
+    assert len({tuple(prompt[:16]) for prompt in prompts}) == 60
+    assert {len(prompt) for prompt in prompts} == {128}
+
+
+@unhurried
+@given(st.integers(1, 200_000), st.integers(0, 2**64))
+def test_tokens_are_inside_the_vocabulary_and_away_from_its_ends(vocab_size: int, seed: int) -> None:
+    request = next(replace(DIALOG, seed=seed).requests("x", 1))
+    tokens = request.tokens(vocab_size)
+    assert all(vocab_size // 8 <= token < vocab_size for token in tokens)
+    if vocab_size >= 8:
+        assert max(tokens) < vocab_size - vocab_size // 8
+
+
+def test_words_for_an_unknown_vocabulary() -> None:
+    first, second = (request.text() for request in DIALOG.requests("x", 2))
+    assert first != second
+    assert len(first.split()) == 128
+
+
+GOOD = """
+name = "mine"
+input_tokens = 3
+output_tokens = 5
+[arrival]
+concurrency = 2
+[limits]
+ttft_ms = 1.5
+tpot_ms = 2
+percentile = "p99"
+"""
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    assert load_scenario(str(path)) == Scenario("mine", 3, 5, ClosedLoop(2), Limits(1.5, 2, "p99"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("input_tokens = 3", "input_tokens = 0", "input_tokens = 0"),
+        ("input_tokens = 3", "input_tokens = true", "input_tokens = True"),
+        ("input_tokens = 3", "input_tokens = 3.5", "input_tokens = 3.5"),
+        ("input_tokens = 3", "", "input_tokens is missing"),
+        ("output_tokens = 5", "output_token = 5", "did you mean output_tokens?"),
+        ("output_tokens = 5", "output_tokens = 99999999999", "from 1 to"),
+        ("concurrency = 2", "concurency = 2", "did you mean concurrency?"),
+        ("concurrency = 2", "concurrency = -1", "concurrency = -1"),
+        ("[arrival]\nconcurrency = 2", "arrival = 2", "expected a table [arrival]"),
+        ("ttft_ms = 1.5", "ttft_ms = nan", "ttft_ms = nan"),
+        ("ttft_ms = 1.5", "ttft_ms = 'fast'", "ttft_ms = 'fast'"),
+        ('"p99"', '"p98"', "expected one of mean, p50"),
+        ('name = "mine"', "name = 7", "name = 7"),
+        ('name = "mine"', 'name = "mine"\nseed = "x"', "seed = 'x'"),
+        ('name = "mine"', "name = mine", "is not TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_its_field(
+    tmp_path: Path, old: str, new: str, named: str
+) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(UsageError) as error:
+        load_scenario(str(path))
+    assert named in str(error.value)
+    assert "bad.toml" in str(error.value) or "mine" in str(error.value)
+
+
+def test_unknown_scenarios() -> None:
+    with pytest.raises(UsageError, match="did you mean dialog"):
+        load_scenario("dialogue")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_scenario("/nowhere/at/all.toml")
