@@ -1,0 +1,1 @@
+"""Training: the bundled demo model, on text that this package generates."""
