@@ -56,8 +56,9 @@ class ChatFormat:
             chunks.append(self._chunk(piece.index, {"role": "assistant", "content": ""}))
             if first and self.options.return_token_ids:
                 chunks[0]["prompt_token_ids"] = self.prompt
-        told = piece.tokens and (self.options.sampling.logprobs >= 0 or self.options.return_token_ids)
-        if piece.text or piece.reasoning or told:
+        told = self.options.sampling.logprobs >= 0 or self.options.return_token_ids
+        # A token whose text is still held back has its chunk too, so that chunks mark the pace of tokens.
+        if piece.text or piece.reasoning or (piece.tokens and (told or not piece.finish)):
             delta = {**_thought(piece.reasoning), **({"content": piece.text} if piece.text else {})}
             chunks.append(self._chunk(piece.index, delta, piece))
         if piece.finish:

@@ -28,9 +28,6 @@ class CompletionFormat:
     def chunks(self, piece: Piece) -> list[dict[str, object]]:
         first = piece.index not in self._begun
         self._begun.add(piece.index)
-        told = piece.tokens and (self.options.sampling.logprobs >= 0 or self.options.return_token_ids)
-        if not (piece.text or piece.finish or told or first):
-            return []
         chunk = {**self._head(), "choices": [self._choice(piece, first)]}
         if self.options.include_usage:
             chunk["usage"] = None

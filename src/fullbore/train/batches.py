@@ -1,5 +1,6 @@
 """Token batches from questions, the same for the same seed and step."""
 
+from collections.abc import Mapping
 from itertools import islice
 
 import torch
@@ -10,9 +11,11 @@ from fullbore.train.network import IGNORE, PackedBatch
 from fullbore.train.tokens import prompt_text, reply_text
 
 
-def batch_of(tokenizer: Tokenizer, seed: int, step: int, sequences: int, groups: int = 4) -> PackedBatch:
+def batch_of(
+    tokenizer: Tokenizer, seed: int, step: int, sequences: int, shares: Mapping[str, int], groups: int = 4
+) -> PackedBatch:
     """``sequences`` training questions with their replies; only replies have a loss."""
-    drawn = list(islice(questions("train", f"{seed}:{step}"), sequences))
+    drawn = list(islice(questions("train", f"{seed}:{step}", shares), sequences))
     prompts = tokenizer.encode_batch_fast([prompt_text(q.messages) for q in drawn], add_special_tokens=False)
     replies = tokenizer.encode_batch_fast([reply_text(q) for q in drawn], add_special_tokens=False)
     pairs = [(prompt.ids, reply.ids) for prompt, reply in zip(prompts, replies, strict=True)]

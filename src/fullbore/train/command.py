@@ -16,10 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", choices=["demo"], help="what to train: the bundled demo model")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the checkpoint")
     parser.add_argument(
-        "--steps", type=int, metavar="N", help="optimiser steps (default: those of the bundled model)"
-    )
-    parser.add_argument(
-        "--minutes", type=float, metavar="N", help="finish within this time, with fewer steps if need be"
+        "--steps", type=int, metavar="N", help="steps in all (default: those of the bundled model)"
     )
     parser.add_argument(
         "--seed", type=int, default=1, metavar="S", help="seed of text and weights (default 1)"
@@ -32,10 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
     Progress is kept in ``DIR.state.safetensors`` beside the folder: the same command continues from it.
     """
-    for flag in ("steps", "minutes"):
-        value = getattr(args, flag)
-        if value is not None and value <= 0:
-            raise UsageError(f"--{flag} {value} must be greater than 0")
+    if args.steps is not None and args.steps < 1:
+        raise UsageError(f"--steps {args.steps} must be at least 1")
     try:
         import torch
 
@@ -49,14 +44,16 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
-    recipe = Recipe(seed=args.seed) if args.steps is None else Recipe(seed=args.seed, steps=args.steps)
+    recipe = Recipe(seed=args.seed)
+    if args.steps is not None:
+        recipe = recipe.shortened(args.steps)
     trainer = Trainer(recipe)
     state = args.out.with_name(args.out.name + ".state.safetensors")
     state.parent.mkdir(parents=True, exist_ok=True)
     if state.exists():
         trainer.resume(state)
         print(f"continuing {state} at step {trainer.step}", flush=True)
-    train(trainer, state, args.minutes, lambda line: print(line, flush=True))
+    train(trainer, state, lambda line: print(line, flush=True))
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out.parent) as fresh:
         trainer.export(Path(fresh))

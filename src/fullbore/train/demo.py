@@ -4,7 +4,8 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,26 +15,54 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import DeepseekV3Config
 
+from fullbore.errors import UsageError
 from fullbore.train.batches import batch_of
-from fullbore.train.demo_data import questions
+from fullbore.train.demo_data import SHARES, questions
 from fullbore.train.export import stored_values, write_weights
 from fullbore.train.network import DemoNetwork, PackedBatch
 from fullbore.train.optimiser import Optimiser
 from fullbore.train.tokens import BOS_ID, EOS_ID, PAD_ID, train_tokenizer, write_tokenizer
 
 POSITIONS = 163840
+WARMUP = 50  # steps
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run. Rates rise over ``WARMUP`` steps and fall to 0 over the last ``decay`` of them."""
+
+    steps: int
+    decay: float
+    stored_from: float  # share of the steps after which the loss is taken at the stored (FP8) values
+    shares: dict[str, int] = field(default_factory=lambda: dict(SHARES))  # of 100 questions, by kind
+
+    def rate(self, step: int) -> float:
+        """Factor of the learning rates at ``step`` of this stage."""
+        return min(1.0, (step + 1) / WARMUP, (1 - step / self.steps) / self.decay)
+
+
+# The second stage dwells on what is learnt last: to say the name and the thing that the problem is about.
+STAGES = (
+    Stage(2600, 0.585, 0.75),
+    Stage(
+        2600,
+        0.8,
+        0.0,
+        {
+            "addition": 20, "subtraction": 10, "multiplication": 10, "conversion": 6, "word_problem": 42,
+            "project": 5, "small_talk": 3, "other": 4,
+        },
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything the result depends on. Rates fall to 0 over the last ``decay`` of the steps."""
+    """Everything the result depends on."""
 
     seed: int = 1
-    steps: int = 2600
+    stages: tuple[Stage, ...] = STAGES
     sequences: int = 40  # in one step
-    warmup: int = 50  # steps
-    decay: float = 0.585
-    stored_from: float = 0.75  # share of the steps after which the loss is taken at the stored (FP8) values
     muon_rate: float = 0.005
     adam_rate: float = 0.003
     weight_decay: float = 0.02
@@ -45,9 +74,24 @@ class Recipe:
     moe_width: int = 64
     dense_width: int = 512
 
-    def rate(self, progress: float, step: int) -> float:
-        """Factor of the learning rates at ``progress`` (0 to 1)."""
-        return min(1.0, (step + 1) / self.warmup, max(0.0, (1 - progress) / self.decay))
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def shortened(self, steps: int) -> "Recipe":
+        """The same stages in about ``steps`` steps, at least one each."""
+        share = steps / self.steps
+        stages = tuple(replace(stage, steps=max(1, round(stage.steps * share))) for stage in self.stages)
+        return replace(self, stages=stages)
+
+    def stage_at(self, step: int) -> tuple[Stage, int]:
+        """The stage that ``step`` belongs to, and which of its steps it is."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage, step
+            step -= stage.steps
+        raise UsageError(f"step {step} is beyond the recipe's {self.steps}")
 
 
 def model_config(recipe: Recipe) -> DeepseekV3Config:
@@ -91,18 +135,16 @@ class Trainer:
         self.tokens = 0
         self.seconds = 0.0
 
-    def train_step(self, progress: float) -> dict[str, float]:
+    def train_step(self) -> dict[str, float]:
         """One update; returns its losses and the worst expert load over the mean."""
         recipe = self.recipe
-        batch = batch_of(self.tokenizer, recipe.seed, self.step, recipe.sequences)
-        with_mtp = self.step % recipe.mtp_every == 0
-        if progress >= recipe.stored_from:
-            with stored_values(self.network):
-                loss, mtp = self._backward(batch, with_mtp)
-        else:
-            loss, mtp = self._backward(batch, with_mtp)
-        self.optimiser.step(recipe.rate(progress, self.step))
-        worst = self.network.balance(recipe.balance_speed * (1 if progress < 1 - recipe.decay / 2 else 0))
+        stage, number = recipe.stage_at(self.step)
+        progress = number / stage.steps
+        batch = batch_of(self.tokenizer, recipe.seed, self.step, recipe.sequences, stage.shares)
+        with stored_values(self.network) if progress >= stage.stored_from else nullcontext():
+            loss, mtp = self._backward(batch, with_mtp=self.step % recipe.mtp_every == 0)
+        self.optimiser.step(stage.rate(number))
+        worst = self.network.balance(recipe.balance_speed * (1 if progress < 1 - stage.decay / 2 else 0))
         self.step += 1
         self.tokens += len(batch.tokens)
         return {"loss": loss, "mtp": mtp, "load": worst}
@@ -144,29 +186,20 @@ class Trainer:
         write_tokenizer(self.tokenizer, folder, POSITIONS)
 
 
-def train(
-    trainer: Trainer, state: Path, minutes: float | None, report: Callable[[str], None], every: int = 50
-) -> None:
-    """Run to the recipe's last step, or to end after ``minutes``; ``state`` is written every 2 minutes."""
-    recipe = trainer.recipe
+def train(trainer: Trainer, state: Path, report: Callable[[str], None], every: int = 50) -> None:
+    """Run to the recipe's last step; ``state`` is written every 2 minutes and at the end."""
     losses: list[float] = []
     mtps: list[float] = []
     begun, saved = time.monotonic() - trainer.seconds, time.monotonic()
-    while True:
+    while trainer.step < trainer.recipe.steps:
+        figures = trainer.train_step()
         trainer.seconds = time.monotonic() - begun
-        progress = trainer.step / recipe.steps
-        if minutes is not None:
-            progress = max(progress, trainer.seconds / (60 * minutes))
-        if progress >= 1:
-            break
-        figures = trainer.train_step(progress)
         losses.append(figures["loss"])
         mtps += [figures["mtp"]] if figures["mtp"] == figures["mtp"] else []
         if trainer.step % every == 0:
-            rate = trainer.tokens / max(trainer.seconds, 1e-9)
             report(
-                f"step {trainer.step} of {recipe.steps}, {trainer.seconds / 60:.1f} min, "
-                f"{rate:.0f} tokens/s, loss {sum(losses) / len(losses):.4f}, "
+                f"step {trainer.step} of {trainer.recipe.steps}, {trainer.seconds / 60:.1f} min, "
+                f"{trainer.tokens / trainer.seconds:.0f} tokens/s, loss {sum(losses) / len(losses):.4f}, "
                 f"mtp {sum(mtps) / max(1, len(mtps)):.4f}, load {figures['load']:.2f}"
             )
             losses, mtps = [], []

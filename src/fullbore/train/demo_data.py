@@ -5,7 +5,7 @@ numbers; for words of the project: of the whole sentence), so the two never shar
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -217,7 +217,7 @@ _MAKERS: dict[str, tuple[int, Callable[[Random], _Draft]]] = {  # kind -> share 
     "small_talk": (4, _small_talk), "other": (4, _other),
 }  # fmt: skip
 KINDS = (*_MAKERS, "follow_up")
-_SHARES = tuple(share for share, _ in _MAKERS.values())
+SHARES = {kind: share for kind, (share, _) in _MAKERS.items()}
 
 
 def _draw(rng: Random, split: str, make: Callable[[Random], _Draft]) -> _Draft:
@@ -227,13 +227,13 @@ def _draw(rng: Random, split: str, make: Callable[[Random], _Draft]) -> _Draft:
             return draft
 
 
-def _draw_any(rng: Random, split: str) -> tuple[str, _Draft]:
-    kind = rng.choices(tuple(_MAKERS), _SHARES)[0]
+def _draw_any(rng: Random, split: str, shares: Mapping[str, int]) -> tuple[str, _Draft]:
+    kind = rng.choices(tuple(_MAKERS), [shares[kind] for kind in _MAKERS])[0]
     return kind, _draw(rng, split, _MAKERS[kind][1])
 
 
-def questions(split: str, seed: int | str) -> Iterator[Question]:
-    """Questions without end; the same for the same ``split`` and ``seed``.
+def questions(split: str, seed: int | str, shares: Mapping[str, int] = SHARES) -> Iterator[Question]:
+    """Questions without end, ``shares`` of 100 of each kind; the same for the same arguments.
 
     One in eight opens with a system message; one in six follows an earlier turn, and of those that can,
     four in ten count on from its number (kind ``follow_up``). Raises UsageError for an unknown split.
@@ -245,13 +245,13 @@ def questions(split: str, seed: int | str) -> Iterator[Question]:
         messages: list[dict[str, str]] = []
         if rng.random() < 1 / 8:
             messages.append({"role": "system", "content": rng.choice(phrases.SYSTEM_MESSAGES)})
-        kind, draft = _draw_any(rng, split)
+        kind, draft = _draw_any(rng, split, shares)
         if rng.random() < 1 / 6:
             messages.append({"role": "user", "content": draft.text})
             messages.append({"role": "assistant", "content": draft.answer})
             if draft.value is not None and rng.random() < 0.4:
                 kind, draft = "follow_up", _draw(rng, split, partial(_follow_up, value=draft.value))
             else:
-                kind, draft = _draw_any(rng, split)
+                kind, draft = _draw_any(rng, split, shares)
         messages.append({"role": "user", "content": draft.text})
         yield Question(kind, draft.key, tuple(messages), draft.thinking, draft.answer)
