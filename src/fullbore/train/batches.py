@@ -1,21 +1,17 @@
-"""Token batches from questions, the same for the same seed and step."""
+"""Token batches from questions."""
 
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Sequence
 
 import torch
 from tokenizers import Tokenizer
 
-from fullbore.train.demo_data import questions
+from fullbore.train.demo_data import Question
 from fullbore.train.network import IGNORE, PackedBatch
 from fullbore.train.tokens import prompt_text, reply_text
 
 
-def batch_of(
-    tokenizer: Tokenizer, seed: int, step: int, sequences: int, shares: Mapping[str, int], groups: int = 4
-) -> PackedBatch:
-    """``sequences`` training questions with their replies; only replies have a loss."""
-    drawn = list(islice(questions("train", f"{seed}:{step}", shares), sequences))
+def batch_of(tokenizer: Tokenizer, drawn: Sequence[Question], groups: int = 4) -> PackedBatch:
+    """Questions with their replies; only replies have a loss."""
     prompts = tokenizer.encode_batch_fast([prompt_text(q.messages) for q in drawn], add_special_tokens=False)
     replies = tokenizer.encode_batch_fast([reply_text(q) for q in drawn], add_special_tokens=False)
     pairs = [(prompt.ids, reply.ids) for prompt, reply in zip(prompts, replies, strict=True)]

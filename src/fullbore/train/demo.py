@@ -35,25 +35,23 @@ class Stage:
     decay: float
     stored_from: float  # share of the steps after which the loss is taken at the stored (FP8) values
     shares: dict[str, int] = field(default_factory=lambda: dict(SHARES))  # of 100 questions, by kind
+    restate: bool = False  # see ``questions``
 
     def rate(self, step: int) -> float:
         """Factor of the learning rates at ``step`` of this stage."""
         return min(1.0, (step + 1) / WARMUP, (1 - step / self.steps) / self.decay)
 
 
-# The second stage dwells on what is learnt last: to say the name and the thing that the problem is about.
+# After the first stage all is learnt but to name the person and the thing that a word problem is about. The
+# second dwells on that, and has the thought begin with the problem's words: to copy them is then practised.
+_WORDS = {
+    "addition": 20, "subtraction": 10, "multiplication": 10, "conversion": 6, "word_problem": 42,
+    "project": 5, "small_talk": 3, "other": 4,
+}  # fmt: skip
 STAGES = (
-    Stage(2600, 0.585, 0.75),
-    Stage(
-        2600,
-        0.8,
-        0.0,
-        {
-            "addition": 20, "subtraction": 10, "multiplication": 10, "conversion": 6, "word_problem": 42,
-            "project": 5, "small_talk": 3, "other": 4,
-        },
-    ),
-)  # fmt: skip
+    Stage(steps=2600, decay=0.585, stored_from=0.75),
+    Stage(steps=2000, decay=0.9, stored_from=0.0, shares=_WORDS, restate=True),
+)
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,8 @@ class Trainer:
         recipe = self.recipe
         stage, number = recipe.stage_at(self.step)
         progress = number / stage.steps
-        batch = batch_of(self.tokenizer, recipe.seed, self.step, recipe.sequences, stage.shares)
+        drawn = questions("train", f"{recipe.seed}:{self.step}", stage.shares, stage.restate)
+        batch = batch_of(self.tokenizer, list(islice(drawn, recipe.sequences)))
         with stored_values(self.network) if progress >= stage.stored_from else nullcontext():
             loss, mtp = self._backward(batch, with_mtp=self.step % recipe.mtp_every == 0)
         self.optimiser.step(stage.rate(number))

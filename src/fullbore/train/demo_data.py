@@ -232,8 +232,12 @@ def _draw_any(rng: Random, split: str, shares: Mapping[str, int]) -> tuple[str, 
     return kind, _draw(rng, split, _MAKERS[kind][1])
 
 
-def questions(split: str, seed: int | str, shares: Mapping[str, int] = SHARES) -> Iterator[Question]:
+def questions(
+    split: str, seed: int | str, shares: Mapping[str, int] = SHARES, restate: bool = False
+) -> Iterator[Question]:
     """Questions without end, ``shares`` of 100 of each kind; the same for the same arguments.
+
+    ``restate``: the thought on a word problem begins with the problem's first sentence.
 
     One in eight opens with a system message; one in six follows an earlier turn, and of those that can,
     four in ten count on from its number (kind ``follow_up``). Raises UsageError for an unknown split.
@@ -254,4 +258,7 @@ def questions(split: str, seed: int | str, shares: Mapping[str, int] = SHARES) -
             else:
                 kind, draft = _draw_any(rng, split, shares)
         messages.append({"role": "user", "content": draft.text})
-        yield Question(kind, draft.key, tuple(messages), draft.thinking, draft.answer)
+        thinking = draft.thinking
+        if restate and kind == "word_problem":
+            thinking = f"{draft.text.partition('. ')[0]}.\n{thinking}"
+        yield Question(kind, draft.key, tuple(messages), thinking, draft.answer)
