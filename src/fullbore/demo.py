@@ -112,6 +112,8 @@ def run(steps: Steps, screen: Console) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    for again in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(again, signal.SIG_IGN)  # a second one must not break off the stopping
     raise SystemExit(128 + number)  # unwinds through the server's context, which stops it
 
 
