@@ -8,8 +8,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import READY_WITHIN_S, answers, serving
 from openai import APIError, OpenAI
+
+from conftest import READY_WITHIN_S, answers, serving
 
 
 def engine_of(log: Path) -> int:

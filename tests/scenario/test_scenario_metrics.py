@@ -132,7 +132,7 @@ def test_a_perfect_closed_loop_passes_the_audit(
     assert got.tokens_per_chunk == 1
     if got.steady_output_tok_s is not None:  # whole waves have no ramp and no drain to cut off
         # to one token of each slot at both ends of the window
-            assert got.steady_output_tok_s == near(got.output_tok_s, rel=2 / output_tokens)
+        assert got.steady_output_tok_s == near(got.output_tok_s, rel=2 / output_tokens)
 
 
 def test_two_requests_by_hand() -> None:

@@ -1,0 +1,54 @@
+"""FP8 blocks: exact to read, bounded to write."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fullbore.ops.formats import BLOCK, Weight, dequantise_fp8_block, matrix_bytes, quantise_fp8_block
+
+SIZES = st.sampled_from([1, 5, 127, 128, 129, 200, 256, 300])
+
+
+def test_every_code_reads_as_its_value() -> None:
+    """e4m3fn: sign, 4 bits of exponent with bias 7, 3 of mantissa; subnormal below, nan at all ones."""
+    codes = torch.arange(256, dtype=torch.uint8)
+    values = dequantise_fp8_block(codes.view(torch.float8_e4m3fn)[None], torch.ones(1, 2), torch.float32)[0]
+    for code, value in enumerate(values.tolist()):
+        sign = -1.0 if code & 0x80 else 1.0
+        exponent, mantissa = (code >> 3) & 15, code & 7
+        if exponent == 15 and mantissa == 7:
+            assert value != value
+        else:
+            expected = (1 + mantissa / 8) * 2.0 ** (exponent - 7) if exponent else mantissa * 2.0**-9
+            assert value == sign * expected
+
+
+@given(SIZES, SIZES, st.integers(0, 9), st.sampled_from([1e-30, 1e-3, 1.0, 1e6]))
+def test_writing_loses_a_sixteenth_of_a_value_and_little_of_small_ones(
+    rows: int, columns: int, seed: int, size: float
+) -> None:
+    matrix = size * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    weight = quantise_fp8_block(matrix)
+    assert weight.format == "fp8_block"
+    assert weight.scale is not None
+    assert weight.scale.shape == (-(-rows // BLOCK), -(-columns // BLOCK))
+    factor = weight.scale.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)[:rows, :columns]
+    error = (weight.dequantise(torch.float32) - matrix).abs()
+    assert bool((error <= matrix.abs() / 16 + factor * 2.0**-10 * 1.01).all())
+    again = quantise_fp8_block(weight.dequantise(torch.float32))
+    assert torch.equal(again.dequantise(torch.float32), weight.dequantise(torch.float32))
+
+
+def test_a_block_of_zeros_stays_zero() -> None:
+    matrix = torch.zeros(200, 130)
+    matrix[150, 129] = 3.0
+    weight = quantise_fp8_block(matrix)
+    assert torch.equal(weight.dequantise(torch.float32), matrix)
+
+
+@given(SIZES, SIZES)
+def test_bytes_are_those_of_the_tensors(rows: int, columns: int) -> None:
+    matrix = torch.zeros(rows, columns)
+    for weight in (Weight(matrix), Weight(matrix.bfloat16()), quantise_fp8_block(matrix)):
+        scale = 0 if weight.scale is None else weight.scale.nbytes
+        assert matrix_bytes(rows, columns, weight.format) == weight.data.nbytes + scale

@@ -1,0 +1,144 @@
+"""Which kernel is chosen, and that the table says why."""
+
+import sys
+from types import ModuleType
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from fullbore.errors import FullboreError
+from fullbore.kernels.catalogue import CATALOGUE
+from fullbore.ops.contract import Job, Kernel
+from fullbore.ops.formats import Weight
+from fullbore.ops.operators import OPERATORS
+from fullbore.ops.registry import Entry, Registry
+from fullbore.ops.selection import select
+
+JOB = Job("linear", (("in", 8), ("out", 4)), "fp32", "float32", "cpu")
+
+
+class Plain(Kernel):
+    name: ClassVar[str] = "plain"
+    operator: ClassVar[str] = "linear"
+    layout: ClassVar[str] = "rows"
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    formats: ClassVar[tuple[str, ...]] = ("fp32",)
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+    packings: ClassVar[list[str]] = []
+
+    def pack(self, weight: Weight) -> Tensor:
+        self.packings.append(self.name)
+        return weight.data.clone()
+
+    def run(self, packed: Any, *inputs: Any) -> Any:
+        return inputs[0] @ packed.T
+
+
+class Other(Plain):
+    name = "other"
+
+
+class Elsewhere(Plain):
+    name = "elsewhere"
+    devices = ("cuda",)
+    dtypes = ("bfloat16",)
+
+
+class Embed(Plain):
+    name = "table"
+    operator = "embed"
+
+    def run(self, packed: Any, *inputs: Any) -> Any:
+        return packed[inputs[0]]
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    module = ModuleType("kernels_of_this_test")
+    for kernel in (Plain, Other, Elsewhere, Embed):
+        setattr(module, kernel.__name__, kernel)
+    monkeypatch.setitem(sys.modules, "kernels_of_this_test", module)
+    return Registry(
+        [
+            Entry("linear", "absent", "no_such_library_here:Kernel"),
+            *(
+                Entry(kernel.operator, kernel.name, f"kernels_of_this_test:{kernel.__name__}")
+                for kernel in (Elsewhere, Plain, Other, Embed)
+            ),
+        ]
+    )
+
+
+def test_two_kernels_under_one_name_are_an_error_that_names_both() -> None:
+    with pytest.raises(FullboreError, match=r"a:A and b:B"):
+        Registry([Entry("linear", "x", "a:A"), Entry("linear", "x", "b:B")])
+    Registry([Entry("linear", "x", "a:A"), Entry("embed", "x", "b:B"), Entry("linear", "x2", "a:A")])
+
+
+def test_a_kernel_must_be_called_what_it_is_registered_as(registry: Registry) -> None:
+    with pytest.raises(FullboreError, match=r"linear/renamed .* linear/plain"):
+        Entry("linear", "renamed", "kernels_of_this_test:Plain").load()
+
+
+def test_every_registered_kernel_loads_and_belongs_to_an_operator() -> None:
+    for entry in CATALOGUE.entries:
+        assert entry.load().operator in OPERATORS
+    assert {entry.operator for entry in CATALOGUE.entries} == set(OPERATORS)
+
+
+def test_without_measurements_the_first_able_one_is_taken_and_says_so(registry: Registry) -> None:
+    choice = select([JOB], registry, "cpu", "float32").choices[JOB]
+    assert choice.kernel.name == "plain"
+    assert not choice.measured
+    assert "not measured" in choice.why
+    why = {loser.kernel: " ".join(loser.reasons) for loser in choice.losers}
+    assert "no_such_library_here" in why["absent"]
+    assert "cuda, not on cpu" in why["elsewhere"]
+    assert "bfloat16, not in float32" in why["elsewhere"]
+    assert why["other"] == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("plain", "other", "winner"),
+    [(3.0, 2.0, "other"), (2.0, 3.0, "plain"), (2.0, 2.0, "plain"), (None, 9.0, "other")],
+)
+def test_the_fastest_measured_wins_and_ties_go_by_registry_order(
+    registry: Registry, plain: float | None, other: float | None, winner: str
+) -> None:
+    measured = {"plain": plain, "other": other, "elsewhere": 0.1}
+    times = {(JOB, name): time for name, time in measured.items() if time is not None}
+    choice = select([JOB], registry, "cpu", "float32", times).choices[JOB]
+    assert choice.kernel.name == winner
+    assert choice.measured
+    loser = next(loser for loser in choice.losers if loser.kernel in ("plain", "other"))
+    assert loser.reasons[0].endswith("the winner's time") == (loser.time_us is not None)
+
+
+def test_a_job_that_no_kernel_can_do_is_an_error_with_every_reason(registry: Registry) -> None:
+    job = Job("linear", JOB.shape, "fp8_block", "float32", "cpu")
+    with pytest.raises(FullboreError, match="no kernel can do") as raised:
+        select([job], registry, "cpu", "float32")
+    for word in ("absent", "elsewhere", "plain: takes weights as fp32, not as fp8_block", "other", "out 4"):
+        assert word in str(raised.value)
+    with pytest.raises(FullboreError, match="none is registered"):
+        select([Job("rope", (), "none", "float32", "cpu")], registry, "cpu", "float32")
+
+
+def test_kernels_of_one_layout_share_their_packed_weights(registry: Registry) -> None:
+    weight = Weight(torch.randn(4, 8))
+    jobs = [Job.of(OPERATORS[name], (weight,), "float32", "cpu") for name in ("linear", "embed")]
+    selection = select(jobs, registry, "cpu", "float32")
+    Plain.packings.clear()
+    linear, embed = selection.bind(("linear", "embed"), weight)
+    assert len(Plain.packings) == 1
+    assert linear.packed is embed.packed
+    assert torch.equal(linear(torch.eye(8)), weight.data.T)
+    assert torch.equal(embed(torch.tensor([2])), weight.data[2:3])
+
+
+def test_what_was_not_selected_cannot_be_bound(registry: Registry) -> None:
+    selection = select([JOB], registry, "cpu", "float32")
+    with pytest.raises(FullboreError, match="in 9, out 4"):
+        selection.bind(("linear",), Weight(torch.zeros(4, 9)))
