@@ -42,15 +42,21 @@ class Stage:
         return min(1.0, (step + 1) / WARMUP, (1 - step / self.steps) / self.decay)
 
 
-# After the first stage all is learnt but to name the person and the thing that a word problem is about. The
-# second dwells on that, and has the thought begin with the problem's words: to copy them is then practised.
+# What is learnt last has a stage of its own. After the first, all is known but to name the person and the thing
+# that a word problem is about: the second dwells on those, and has the thought begin with the problem's words,
+# so that copying them is practised. The third dwells on additions of numbers of unlike length.
 _WORDS = {
     "addition": 20, "subtraction": 10, "multiplication": 10, "conversion": 6, "word_problem": 42,
     "project": 5, "small_talk": 3, "other": 4,
 }  # fmt: skip
+_ADDITIONS = {
+    "addition": 46, "subtraction": 8, "multiplication": 12, "conversion": 10, "word_problem": 12,
+    "project": 8, "small_talk": 2, "other": 2,
+}  # fmt: skip
 STAGES = (
     Stage(steps=2600, decay=0.585, stored_from=0.75),
     Stage(steps=2000, decay=0.9, stored_from=0.0, shares=_WORDS, restate=True),
+    Stage(steps=900, decay=0.9, stored_from=0.0, shares=_ADDITIONS, restate=True),
 )
 
 
