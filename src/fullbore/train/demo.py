@@ -42,9 +42,9 @@ class Stage:
         return min(1.0, (step + 1) / WARMUP, (1 - step / self.steps) / self.decay)
 
 
-# What is learnt last has a stage of its own. After the first, all is known but to name the person and the thing
-# that a word problem is about: the second dwells on those, and has the thought begin with the problem's words,
-# so that copying them is practised. The third dwells on additions of numbers of unlike length.
+# What is learnt last has a stage of its own. After the first, all is known but to name the person and the
+# thing that a word problem is about: the second dwells on those, and has the thought begin with the problem's
+# words, so that copying them is practised. The third dwells on additions of numbers of unlike length.
 _WORDS = {
     "addition": 20, "subtraction": 10, "multiplication": 10, "conversion": 6, "word_problem": 42,
     "project": 5, "small_talk": 3, "other": 4,
