@@ -1,9 +1,11 @@
 """FP8 blocks: exact to read, bounded to write."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fullbore.errors import IntegrityError
 from fullbore.ops.formats import BLOCK, Weight, dequantise_fp8_block, matrix_bytes, quantise_fp8_block
 
 SIZES = st.sampled_from([1, 5, 127, 128, 129, 200, 256, 300])
@@ -52,3 +54,36 @@ def test_bytes_are_those_of_the_tensors(rows: int, columns: int) -> None:
     for weight in (Weight(matrix), Weight(matrix.bfloat16()), quantise_fp8_block(matrix)):
         scale = 0 if weight.scale is None else weight.scale.nbytes
         assert matrix_bytes(rows, columns, weight.format) == weight.data.nbytes + scale
+
+
+@pytest.mark.parametrize("scale", [(1, 2), (2, 1), (2, 3), (3, 2), (4,)])
+def test_a_scale_of_another_shape_is_an_error_that_names_both_shapes(scale: tuple[int, ...]) -> None:
+    """Too few factors must not leave rows as they were found in memory."""
+    data = torch.zeros(200, 130).to(torch.float8_e4m3fn)
+    with pytest.raises(IntegrityError) as raised:
+        Weight(data, torch.ones(scale)).dequantise(torch.float32)
+    for word in ("200 x 130", str(scale), "(2, 2)"):
+        assert word in str(raised.value)
+
+
+@given(SIZES, SIZES, st.sampled_from([torch.float32, torch.bfloat16]))
+def test_each_block_has_its_own_factor(rows: int, columns: int, dtype: torch.dtype) -> None:
+    down, across = -(-rows // BLOCK), -(-columns // BLOCK)
+    scale = torch.arange(1.0, 1 + down * across).view(down, across)
+    ones = torch.ones(rows, columns).to(torch.float8_e4m3fn)
+    values = dequantise_fp8_block(ones, scale, dtype)
+    assert values.dtype == dtype
+    for block in range(down):
+        for column in range(across):
+            part = values[block * BLOCK : (block + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
+            assert bool((part == scale[block, column]).all())
+
+
+def test_dequantising_leaves_the_stored_matrix_alone() -> None:
+    """It is a view of the checkpoint's file: writing there would be a fault, or a spoilt model."""
+    weight = quantise_fp8_block(torch.randn(130, 140))
+    assert weight.scale is not None
+    data, scale = weight.data.view(torch.uint8).clone(), weight.scale.clone()
+    weight.dequantise(torch.float32)
+    assert torch.equal(weight.data.view(torch.uint8), data)
+    assert torch.equal(weight.scale, scale)

@@ -82,6 +82,18 @@ def test_a_kernel_must_be_called_what_it_is_registered_as(registry: Registry) ->
         Entry("linear", "renamed", "kernels_of_this_test:Plain").load()
 
 
+def test_a_missing_library_is_told_by_name(registry: Registry) -> None:
+    with pytest.raises(ImportError, match="no_such_library_here"):
+        registry.candidates("linear")[0].load()
+
+
+def test_candidates_keep_the_order_they_were_registered_in(registry: Registry) -> None:
+    names = [entry.name for entry in registry.candidates("linear")]
+    assert names == ["absent", "elsewhere", "plain", "other"]
+    assert [entry.name for entry in registry.candidates("embed")] == ["table"]
+    assert registry.candidates("no_such_operator") == ()
+
+
 def test_every_registered_kernel_loads_and_belongs_to_an_operator() -> None:
     for entry in CATALOGUE.entries:
         assert entry.load().operator in OPERATORS
@@ -136,6 +148,33 @@ def test_kernels_of_one_layout_share_their_packed_weights(registry: Registry) ->
     assert linear.packed is embed.packed
     assert torch.equal(linear(torch.eye(8)), weight.data.T)
     assert torch.equal(embed(torch.tensor([2])), weight.data[2:3])
+
+
+def test_kernels_of_unlike_layouts_pack_each_its_own(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Embed, "layout", "columns")
+    weight = Weight(torch.randn(4, 8))
+    jobs = [Job.of(OPERATORS[name], (weight,), "float32", "cpu") for name in ("linear", "embed")]
+    linear, embed = select(jobs, registry, "cpu", "float32").bind(("linear", "embed"), weight)
+    assert linear.packed is not embed.packed
+    # a second matrix of the same shape is another matrix
+    (again,) = select(jobs, registry, "cpu", "float32").bind(("linear",), Weight(weight.data + 1))
+    assert not torch.equal(again.packed, linear.packed)
+
+
+def test_a_selection_is_not_changed_after_it_is_made(registry: Registry) -> None:
+    selection = select([JOB, JOB], registry, "cpu", "float32")
+    assert list(selection.choices) == [JOB]
+    with pytest.raises(TypeError):
+        selection.choices[JOB] = selection.choices[JOB]  # type: ignore[index]
+
+
+def test_times_of_another_job_do_not_count(registry: Registry) -> None:
+    wider = Job("linear", (("in", 16), ("out", 4)), "fp32", "float32", "cpu")
+    choices = select([JOB, wider], registry, "cpu", "float32", {(wider, "other"): 1.0}).choices
+    assert choices[wider].kernel.name == "other"
+    assert (choices[JOB].kernel.name, choices[JOB].measured) == ("plain", False)
 
 
 def test_what_was_not_selected_cannot_be_bound(registry: Registry) -> None:

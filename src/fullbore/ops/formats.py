@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fullbore.errors import IntegrityError
+
 BLOCK = 128
 E4M3_MAX = 448.0
 
@@ -46,8 +48,15 @@ def dequantise_fp8_block(data: Tensor, scale: Tensor, dtype: torch.dtype) -> Ten
     """[out, in] e4m3 and [ceil(out / 128), ceil(in / 128)] factors -> [out, in] in ``dtype``.
 
     Works through 128 rows at a time, so that beside the result only one row of blocks is held in float32.
+    IntegrityError: the factors are of another shape (too few would leave rows of the result unwritten).
     """
     rows, columns = data.shape
+    expected = (-(-rows // BLOCK), -(-columns // BLOCK))
+    if tuple(scale.shape) != expected:
+        raise IntegrityError(
+            f"the scale of a {rows} x {columns} fp8_block matrix has shape {tuple(scale.shape)}, expected "
+            f"{expected}: a factor for each block of {BLOCK} x {BLOCK}"
+        )
     table = _decode_table()
     result = torch.empty(rows, columns, dtype=dtype, device=data.device)
     for block, factors in enumerate(scale):
