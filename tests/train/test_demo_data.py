@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullbore.errors import UsageError
-from fullbore.train.demo_data import KINDS, SHARES, Question, is_exact, questions, split_of
+from fullbore.train.demo_data import KINDS, Question, is_exact, questions, split_of
 from fullbore.train.sums import add_steps, multiply_steps, subtract_steps
 
 ENOUGH = 3000
@@ -144,21 +144,13 @@ def test_a_seed_decides_the_questions(seed: int, split: str) -> None:
     assert first != list(islice(questions(split, seed + 1), 5))
 
 
-def test_shares_decide_the_kinds() -> None:
-    only = {kind: int(kind == "conversion") for kind in SHARES}
-    kinds = {question.kind for question in islice(questions("train", 1, only), 200)}
-    assert kinds <= {"conversion", "follow_up"}
-
-
-def test_restated_problems_begin_their_thought_with_their_first_sentence() -> None:
-    plain = islice(questions("train", 9), 300)
-    for before, after in zip(plain, islice(questions("train", 9, restate=True), 300), strict=True):
-        if after.kind == "word_problem":
-            first, _, rest = after.thinking.partition("\n")
-            assert asked(after).startswith(first)
-            assert rest == before.thinking
-        else:
-            assert before == after
+def test_problems_begin_their_thought_with_their_first_sentence() -> None:
+    told = [q for q in islice(questions("train", 9), 300) if q.kind == "word_problem"]
+    assert told
+    for question in told:
+        first, _, rest = question.thinking.partition("\n")
+        assert asked(question).startswith(first)
+        assert rest
 
 
 def test_an_unknown_split_is_refused_by_name() -> None:

@@ -1,165 +1,133 @@
-"""The training network is transformers' own, learns, resumes, and is stored as what the server loads."""
+"""A run: its rates, that it learns, and that it goes on where it was."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from fullbore.errors import UsageError
-from fullbore.model.batch import Batch
-from fullbore.model.load import load_model
-from fullbore.server.tokenizer import Tokenizer as ServedTokenizer
-from fullbore.train.batches import batch_of
-from fullbore.train.demo import Recipe, Stage, Trainer
-from fullbore.train.demo_data import questions
-from fullbore.train.export import as_stored, read_weights, stored_values
-from fullbore.train.network import IGNORE
-from fullbore.train.optimiser import orthogonalise
-from fullbore.train.tokens import END_THINK, EOS_ID, prompt_text, reply_text
+from fullbore.train import demo
+from fullbore.train.demo import Recipe, Trainer, check_recipe, model_config, train
+from fullbore.train.network import DemoNetwork
 
-TINY = Recipe(
-    stages=(Stage(56, 0.5, 0.9), Stage(4, 1.0, 0.0, restate=True)),
-    sequences=6, hidden_size=64, layers=2, moe_width=16, dense_width=32, vocab_size=400,
-)  # fmt: skip
-DRAWN = list(islice(questions("train", "batch"), 9))
+NewTrainer = Callable[[Recipe], Trainer]
 
 
-@pytest.fixture(scope="module")
-def trainer() -> Trainer:
-    return Trainer(TINY)
+def short(tiny: Recipe, steps: int) -> Recipe:
+    return replace(tiny, steps=steps, decay=1.0, stored_from=1.0)
 
 
-@pytest.fixture(scope="module")
-def stored(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    trainer.export(folder)
-    return folder
+@given(st.integers(1, 1000), st.sampled_from([0.1, 0.5, 0.9, 1.0]))
+def test_rates_rise_from_nothing_and_fall_to_nothing(steps: int, decay: float) -> None:
+    recipe = Recipe(steps=steps, decay=decay)
+    rates = [recipe.rate(step) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates)
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[0] <= 1 / demo.WARMUP
+    assert rates[-1] <= 1 / (steps * decay) + 1e-9
+    if steps * (1 - decay) > demo.WARMUP:
+        assert max(rates) == 1
+        assert rates[int(steps * (1 - decay)) - 1] == 1  # held until the decay begins
 
 
-def test_only_replies_have_targets_and_each_is_the_next_token(trainer: Trainer) -> None:
-    batch = batch_of(trainer.tokenizer, DRAWN)
-    starts = (batch.positions == 0).nonzero()[:, 0].tolist()
-    assert len(starts) == len(DRAWN)
-    found = []
-    for start, end in zip(starts, [*starts[1:], len(batch.tokens)], strict=True):
-        ids, targets, later = (x[start:end] for x in (batch.tokens, batch.targets, batch.later_targets))
-        begin = int((targets != IGNORE).nonzero()[0])
-        assert bool((targets[:begin] == IGNORE).all())
-        assert torch.equal(targets[begin:-1], ids[begin + 1 :])
-        assert torch.equal(later[begin:-2], ids[begin + 2 :])
-        assert int(targets[-1]) == IGNORE
-        assert int(ids[-1]) == EOS_ID
-        found.append((ids[: begin + 1].tolist(), ids[begin + 1 :].tolist()))
-    expected = [
-        tuple(trainer.tokenizer.encode(text, add_special_tokens=False).ids for text in pair)
-        for pair in ((prompt_text(q.messages), reply_text(q)) for q in DRAWN)
-    ]
-    assert sorted(found) == sorted(expected)
+def test_the_shape_is_the_published_one_made_small() -> None:
+    """What makes DeepSeek-V3 what it is stays: groups, sigmoid scores, YaRN, a dense first layer, MTP."""
+    config = model_config(Recipe())
+    assert (config.n_group, config.topk_group, config.num_experts_per_tok) == (4, 2, 4)
+    assert (config.routed_scaling_factor, config.norm_topk_prob) == (2.5, True)
+    assert (config.first_k_dense_replace, config.num_nextn_predict_layers) == (1, 1)
+    assert (config.rope_parameters["rope_type"], config.rope_parameters["factor"]) == ("yarn", 40.0)
+    assert config.max_position_embeddings == 163840
+    assert 4_000_000 < sum(w.numel() for w in DemoNetwork(config, 0).parameters()) < 8_000_000
 
 
-def test_packing_changes_no_loss(trainer: Trainer) -> None:
-    """The mean over a packed batch is the mean over its sequences, each alone in transformers."""
-    network = trainer.network.eval()
-    with torch.no_grad():
-        loss, mtp = network.losses(batch_of(trainer.tokenizer, DRAWN), with_mtp=True)
-        network.main.set_attn_implementation("sdpa")
-        total, count = 0.0, 0
-        for question in DRAWN:
-            texts = prompt_text(question.messages), reply_text(question)
-            prompt, reply = (trainer.tokenizer.encode(t, add_special_tokens=False).ids for t in texts)
-            logits = network.main(torch.tensor([prompt + reply]), use_cache=False).logits[0]
-            total += float(
-                torch.nn.functional.cross_entropy(
-                    logits[len(prompt) - 1 : -1], torch.tensor(reply), reduction="sum"
-                )
-            )
-            count += len(reply)
-        network.main.set_attn_implementation("packed")
-    assert float(loss) == pytest.approx(total / count, rel=1e-4)
-    assert mtp is not None
-    assert 0 < float(mtp) < 20
+def test_a_dozen_steps_lower_the_loss(
+    tiny: Recipe, new_trainer: NewTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "WARMUP", 3)
+    trainer = new_trainer(replace(tiny, steps=14, decay=0.3, stored_from=1.0, mtp_every=1))
+    figures = [trainer.train_step() for _ in range(14)]
+    for name in ("loss", "mtp"):
+        assert sum(each[name] for each in figures[-3:]) < 0.9 * sum(each[name] for each in figures[:3])
+    assert trainer.step == 14
 
 
-def test_it_learns_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    one = Trainer(TINY)
-    losses = [one.train_step()["loss"] for _ in range(58)]
-    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
-    one.save(tmp_path / "state.safetensors")
-    other = Trainer(TINY)
-    other.resume(tmp_path / "state.safetensors")
-    assert (other.step, other.tokens) == (58, one.tokens)
-    for _ in range(2):
-        assert one.train_step()["loss"] == other.train_step()["loss"]
-    with pytest.raises(UsageError, match="60"):
+def test_it_goes_on_where_it_was(tiny: Recipe, new_trainer: NewTrainer, tmp_path: Path) -> None:
+    """To the bit: weights, momentum, counts, expert biases and questions; into stored values, and on."""
+    recipe = replace(tiny, steps=9, decay=0.5, stored_from=0.6, mtp_every=2)
+    one = new_trainer(recipe)
+    for _ in range(4):
         one.train_step()
+    state = tmp_path / "state.safetensors"
+    one.save(state)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    check_recipe(state, recipe)
+    other = new_trainer(replace(recipe, seed=2))  # what it began with must not matter
+    other.recipe = recipe
+    other.resume(state)
+    assert (other.step, other.tokens) == (4, one.tokens)
+    for _ in range(5):
+        figures, again = one.train_step(), other.train_step()
+        assert str(figures) == str(again)  # nan is not nan
+    own, theirs = one.network.state_dict(), other.network.state_dict()
+    assert all(torch.equal(own[name], theirs[name]) for name in own)
 
 
-def test_rates_rise_and_fall_in_every_stage() -> None:
-    stage = Stage(200, 0.5, 0.0)
-    rates = [stage.rate(step) for step in range(200)]
-    assert rates[0] < rates[10] < rates[60] == 1.0
-    assert rates[:50] == sorted(rates[:50])
-    assert rates[100:] == sorted(rates[100:], reverse=True)
-    assert 0 < rates[-1] < 0.02
+def test_a_run_reports_saves_and_ends(tiny: Recipe, new_trainer: NewTrainer, tmp_path: Path) -> None:
+    trainer = new_trainer(short(tiny, 4))
+    lines: list[str] = []
+    train(trainer, tmp_path / "state.safetensors", lines.append, every=2)
+    assert [line.split(",")[0] for line in lines] == ["step 2 of 4", "step 4 of 4"]
+    assert all(word in lines[0] for word in ("tokens/s", "loss", "mtp", "load"))
+    assert trainer.seconds > 0
+    with safe_open(tmp_path / "state.safetensors", "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    assert (facts["step"], facts["tokens"]) == (4, trainer.tokens)
 
 
-def test_a_recipe_is_cut_in_proportion() -> None:
-    recipe = replace(TINY, stages=(Stage(300, 0.5, 0.5), Stage(100, 0.5, 0.5)))
-    assert [stage.steps for stage in recipe.shortened(40).stages] == [30, 10]
-    assert [stage.steps for stage in recipe.shortened(1).stages] == [1, 1]
-    assert recipe.stage_at(299) == (recipe.stages[0], 299)
-    assert recipe.stage_at(300) == (recipe.stages[1], 0)
+def test_a_run_that_is_asked_to_stop_ends_after_a_whole_step(
+    tiny: Recipe, new_trainer: NewTrainer, tmp_path: Path
+) -> None:
+    recipe = short(tiny, 3)
+    whole = new_trainer(recipe)
+    train(whole, tmp_path / "whole.safetensors", print)
+    cut = new_trainer(recipe)
+    state = tmp_path / "cut.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, state, print, stop=lambda: cut.step == 2)
+    again = new_trainer(recipe)
+    again.resume(state)
+    assert again.step == 2
+    train(again, state, print)
+    expected, found = whole.network.state_dict(), again.network.state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_orthogonalised_matrices_keep_directions_and_even_out_lengths() -> None:
-    matrices = torch.randn(3, 20, 33, generator=torch.Generator().manual_seed(1))
-    values = torch.linalg.svdvals(orthogonalise(matrices, steps=8))
-    assert float(values.min()) > 0.6
-    assert float(values.max()) < 1.3
+def test_a_state_of_another_recipe_is_refused_by_what_differs(
+    tiny: Recipe, new_trainer: NewTrainer, tmp_path: Path
+) -> None:
+    state = tmp_path / "state.safetensors"
+    new_trainer(tiny).save(state)
+    check_recipe(state, tiny)
+    with pytest.raises(UsageError, match=r"state\.safetensors .*differ in seed\)"):
+        check_recipe(state, replace(tiny, seed=tiny.seed + 1))
+    with pytest.raises(UsageError, match="steps, hidden_size"):
+        check_recipe(state, replace(tiny, steps=20, hidden_size=96))
 
 
-def test_training_sees_the_values_that_are_stored(trainer: Trainer, stored: Path) -> None:
-    weights = read_weights(stored)
-    full = trainer.network.main.lm_head.weight.clone()
-    with stored_values(trainer.network):
-        own = dict(trainer.network.named_parameters())
-        for name in ("model.layers.0.self_attn.o_proj.weight", "lm_head.weight"):
-            assert torch.equal(own[f"main.{name}"].detach(), weights[name])
-        stacked = own["main.model.layers.1.mlp.experts.gate_up_proj"].detach()
-        for half, value in zip(("gate", "up"), stacked[3].chunk(2), strict=True):
-            assert torch.equal(value, weights[f"model.layers.1.mlp.experts.3.{half}_proj.weight"])
-    assert torch.equal(trainer.network.main.lm_head.weight, full)
-    assert not torch.equal(as_stored(full), full)
-
-
-def test_the_server_loads_what_was_trained(trainer: Trainer, stored: Path) -> None:
-    """Logits of the stored model, as the engine computes them, are the training network's."""
-    model = load_model(stored, "float32")
-    assert len(model.mtp) == 1
-    ids = trainer.tokenizer.encode(prompt_text(DRAWN[0].messages), add_special_tokens=False).ids
-    count = len(ids)
-    batch = Batch(
-        tokens=torch.tensor(ids), positions=torch.arange(count), slots=torch.arange(count), decode_rows=0,
-        page_table=torch.arange(-(-count // 16), dtype=torch.int32)[None],
-        contexts=torch.tensor([count], dtype=torch.int32), prefills=((0, count, 0),),
-        logits_at=torch.arange(count),
-    )  # fmt: skip
-    logits = model.forward(batch, model.new_cache(-(-count // 16), 16))
-    network = trainer.network.eval()
-    network.main.set_attn_implementation("sdpa")
-    with torch.no_grad(), stored_values(network):
-        expected = network.main(torch.tensor([ids]), use_cache=False).logits[0]
-    network.main.set_attn_implementation("packed")
-    assert float((logits - expected).abs().max() / expected.abs().max()) < 1e-4
-
-
-def test_the_served_template_writes_what_was_trained(trainer: Trainer, stored: Path) -> None:
-    served = ServedTokenizer.load(stored, TINY.vocab_size)
-    for question in islice(questions("train", "template"), 200):
-        expected = trainer.tokenizer.encode(prompt_text(question.messages), add_special_tokens=False).ids
-        assert served.encode_chat(list(question.messages)) == expected
-        assert served.starts_in_reasoning(expected)
-    reply = trainer.tokenizer.encode(reply_text(DRAWN[0]), add_special_tokens=False).ids
-    assert END_THINK in served.decode(reply)
+def test_a_file_that_is_no_state_is_refused(tiny: Recipe, tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+    save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors")
+    for content in (b"", b"not safetensors at all", (tmp_path / "plain.safetensors").read_bytes()):
+        state.write_bytes(content)
+        with pytest.raises(UsageError, match="no unfinished run"):
+            check_recipe(state, tiny)

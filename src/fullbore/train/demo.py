@@ -5,19 +5,19 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import DeepseekV3Config
 
 from fullbore.errors import UsageError
 from fullbore.train.batches import batch_of
-from fullbore.train.demo_data import SHARES, questions
+from fullbore.train.demo_data import questions
 from fullbore.train.export import stored_values, write_weights
 from fullbore.train.network import DemoNetwork, PackedBatch
 from fullbore.train.optimiser import Optimiser
@@ -28,44 +28,13 @@ WARMUP = 50  # steps
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A part of a run. Rates rise over ``WARMUP`` steps and fall to 0 over the last ``decay`` of them."""
-
-    steps: int
-    decay: float
-    stored_from: float  # share of the steps after which the loss is taken at the stored (FP8) values
-    shares: dict[str, int] = field(default_factory=lambda: dict(SHARES))  # of 100 questions, by kind
-    restate: bool = False  # see ``questions``
-
-    def rate(self, step: int) -> float:
-        """Factor of the learning rates at ``step`` of this stage."""
-        return min(1.0, (step + 1) / WARMUP, (1 - step / self.steps) / self.decay)
-
-
-# What is learnt last has a stage of its own. After the first, all is known but to name the person and the
-# thing that a word problem is about: the second dwells on those, and has the thought begin with the problem's
-# words, so that copying them is practised. The third dwells on additions of numbers of unlike length.
-_WORDS = {
-    "addition": 20, "subtraction": 10, "multiplication": 10, "conversion": 6, "word_problem": 42,
-    "project": 5, "small_talk": 3, "other": 4,
-}  # fmt: skip
-_ADDITIONS = {
-    "addition": 46, "subtraction": 8, "multiplication": 12, "conversion": 10, "word_problem": 12,
-    "project": 8, "small_talk": 2, "other": 2,
-}  # fmt: skip
-STAGES = (
-    Stage(steps=2600, decay=0.585, stored_from=0.75),
-    Stage(steps=2000, decay=0.9, stored_from=0.0, shares=_WORDS, restate=True),
-    Stage(steps=900, decay=0.9, stored_from=0.0, shares=_ADDITIONS, restate=True),
-)
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """Everything the result depends on."""
+    """Everything the result depends on. Rates rise over ``WARMUP`` steps and fall to 0 over the last part."""
 
     seed: int = 1
-    stages: tuple[Stage, ...] = STAGES
+    steps: int = 5000
+    decay: float = 0.7  # share of the steps
+    stored_from: float = 0.75  # share of the steps after which the loss is taken at the stored (FP8) values
     sequences: int = 40  # in one step
     muon_rate: float = 0.005
     adam_rate: float = 0.003
@@ -78,24 +47,9 @@ class Recipe:
     moe_width: int = 64
     dense_width: int = 512
 
-    @property
-    def steps(self) -> int:
-        """Of all stages."""
-        return sum(stage.steps for stage in self.stages)
-
-    def shortened(self, steps: int) -> "Recipe":
-        """The same stages in about ``steps`` steps, at least one each."""
-        share = steps / self.steps
-        stages = tuple(replace(stage, steps=max(1, round(stage.steps * share))) for stage in self.stages)
-        return replace(self, stages=stages)
-
-    def stage_at(self, step: int) -> tuple[Stage, int]:
-        """The stage that ``step`` belongs to, and which of its steps it is."""
-        for stage in self.stages:
-            if step < stage.steps:
-                return stage, step
-            step -= stage.steps
-        raise UsageError(f"step {step} is beyond the recipe's {self.steps}")
+    def rate(self, step: int) -> float:
+        """Factor of the learning rates at ``step``."""
+        return min(1.0, (step + 1) / WARMUP, (1 - step / self.steps) / self.decay)
 
 
 def model_config(recipe: Recipe) -> DeepseekV3Config:
@@ -142,14 +96,13 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One update; returns its losses and the worst expert load over the mean."""
         recipe = self.recipe
-        stage, number = recipe.stage_at(self.step)
-        progress = number / stage.steps
-        drawn = questions("train", f"{recipe.seed}:{self.step}", stage.shares, stage.restate)
+        progress = self.step / recipe.steps
+        drawn = questions("train", f"{recipe.seed}:{self.step}")
         batch = batch_of(self.tokenizer, list(islice(drawn, recipe.sequences)))
-        with stored_values(self.network) if progress >= stage.stored_from else nullcontext():
+        with stored_values(self.network) if progress >= recipe.stored_from else nullcontext():
             loss, mtp = self._backward(batch, with_mtp=self.step % recipe.mtp_every == 0)
-        self.optimiser.step(stage.rate(number))
-        worst = self.network.balance(recipe.balance_speed * (1 if progress < 1 - stage.decay / 2 else 0))
+        self.optimiser.step(recipe.rate(self.step))
+        worst = self.network.balance(recipe.balance_speed * (1 if progress < 1 - recipe.decay / 2 else 0))
         self.step += 1
         self.tokens += len(batch.tokens)
         return {"loss": loss, "mtp": mtp, "load": worst}
@@ -191,8 +144,35 @@ class Trainer:
         write_tokenizer(self.tokenizer, folder, POSITIONS)
 
 
-def train(trainer: Trainer, state: Path, report: Callable[[str], None], every: int = 50) -> None:
-    """Run to the recipe's last step; ``state`` is written every 2 minutes and at the end."""
+def check_recipe(path: Path, recipe: Recipe) -> None:
+    """UsageError where ``path`` is not what ``Trainer.save`` wrote of a run of ``recipe``."""
+    try:
+        with safe_open(path, "pt") as file:
+            saved = json.loads(file.metadata()["facts"])["recipe"]
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is no unfinished run ({error}); delete it, or use another folder"
+        ) from error
+    wanted = json.loads(json.dumps(asdict(recipe)))
+    unlike = [name for name in wanted if saved.get(name) != wanted[name]]
+    if unlike:
+        raise UsageError(
+            f"{path} is an unfinished run of another recipe (they differ in {', '.join(unlike)}); "
+            "give the flags it was begun with, or another folder, or delete it"
+        )
+
+
+def train(
+    trainer: Trainer,
+    state: Path,
+    report: Callable[[str], None],
+    every: int = 50,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Run to the recipe's last step; ``state`` is written every 2 minutes and at the end.
+
+    When ``stop`` says so after a step, the state is written and KeyboardInterrupt raised.
+    """
     losses: list[float] = []
     mtps: list[float] = []
     begun, saved = time.monotonic() - trainer.seconds, time.monotonic()
@@ -208,6 +188,9 @@ def train(trainer: Trainer, state: Path, report: Callable[[str], None], every: i
                 f"mtp {sum(mtps) / max(1, len(mtps)):.4f}, load {figures['load']:.2f}"
             )
             losses, mtps = [], []
+        if stop():
+            trainer.save(state)
+            raise KeyboardInterrupt
         if time.monotonic() - saved > 120:
             trainer.save(state)
             saved = time.monotonic()

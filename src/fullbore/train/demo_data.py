@@ -5,7 +5,7 @@ numbers; for words of the project: of the whole sentence), so the two never shar
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -155,6 +155,8 @@ def _word_problem(rng: Random) -> _Draft:
         text = f"{who} has {a} {thing} and {other} has {b} {thing}. How many {thing} do they have together?"
         lines, result, answer = add_steps(a, b), a + b, "Together they have {n} {thing}."
     answer = answer.format(who=who, n=result, thing=thing)
+    # The thought begins with the problem's words: to name the right person and thing is then to copy them.
+    lines = [f"{text.partition('. ')[0]}.", *lines]
     return _Draft(f"word:{text}", text, "\n".join(lines), answer, result)
 
 
@@ -217,7 +219,6 @@ _MAKERS: dict[str, tuple[int, Callable[[Random], _Draft]]] = {  # kind -> share 
     "small_talk": (4, _small_talk), "other": (4, _other),
 }  # fmt: skip
 KINDS = (*_MAKERS, "follow_up")
-SHARES = {kind: share for kind, (share, _) in _MAKERS.items()}
 
 
 def _draw(rng: Random, split: str, make: Callable[[Random], _Draft]) -> _Draft:
@@ -227,17 +228,13 @@ def _draw(rng: Random, split: str, make: Callable[[Random], _Draft]) -> _Draft:
             return draft
 
 
-def _draw_any(rng: Random, split: str, shares: Mapping[str, int]) -> tuple[str, _Draft]:
-    kind = rng.choices(tuple(_MAKERS), [shares[kind] for kind in _MAKERS])[0]
+def _draw_any(rng: Random, split: str) -> tuple[str, _Draft]:
+    kind = rng.choices(tuple(_MAKERS), [share for share, _ in _MAKERS.values()])[0]
     return kind, _draw(rng, split, _MAKERS[kind][1])
 
 
-def questions(
-    split: str, seed: int | str, shares: Mapping[str, int] = SHARES, restate: bool = False
-) -> Iterator[Question]:
-    """Questions without end, ``shares`` of 100 of each kind; the same for the same arguments.
-
-    ``restate``: the thought on a word problem begins with the problem's first sentence.
+def questions(split: str, seed: int | str) -> Iterator[Question]:
+    """Questions without end; the same for the same arguments.
 
     One in eight opens with a system message; one in six follows an earlier turn, and of those that can,
     four in ten count on from its number (kind ``follow_up``). Raises UsageError for an unknown split.
@@ -249,16 +246,13 @@ def questions(
         messages: list[dict[str, str]] = []
         if rng.random() < 1 / 8:
             messages.append({"role": "system", "content": rng.choice(phrases.SYSTEM_MESSAGES)})
-        kind, draft = _draw_any(rng, split, shares)
+        kind, draft = _draw_any(rng, split)
         if rng.random() < 1 / 6:
             messages.append({"role": "user", "content": draft.text})
             messages.append({"role": "assistant", "content": draft.answer})
             if draft.value is not None and rng.random() < 0.4:
                 kind, draft = "follow_up", _draw(rng, split, partial(_follow_up, value=draft.value))
             else:
-                kind, draft = _draw_any(rng, split, shares)
+                kind, draft = _draw_any(rng, split)
         messages.append({"role": "user", "content": draft.text})
-        thinking = draft.thinking
-        if restate and kind == "word_problem":
-            thinking = f"{draft.text.partition('. ')[0]}.\n{thinking}"
-        yield Question(kind, draft.key, tuple(messages), thinking, draft.answer)
+        yield Question(kind, draft.key, tuple(messages), draft.thinking, draft.answer)
