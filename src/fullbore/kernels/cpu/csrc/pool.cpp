@@ -1,0 +1,100 @@
+#include "pool.h"
+
+#include <cstdlib>
+#include <new>
+
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
+namespace fullbore {
+namespace {
+
+constexpr int kSpins = 2000;  // pauses; about 30 to 60 us
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+void pin(int cpu) {
+#if defined(__linux__)
+  if (cpu < 0) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+#else
+  (void)cpu;
+#endif
+}
+
+}  // namespace
+
+Pool::Pool(int threads, const int* cpus) : threads_(threads < 1 ? 1 : threads), buffers_(threads_) {
+  for (int worker = 1; worker < threads_; ++worker) {
+    const int cpu = cpus ? cpus[worker] : -1;
+    workers_.emplace_back([this, worker, cpu] { loop(worker, cpu); });
+  }
+}
+
+Pool::~Pool() {
+  stop_ = true;
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();
+  for (auto& worker : workers_) worker.join();
+  for (auto& buffer : buffers_) std::free(buffer.data);
+}
+
+void* Pool::scratch(int worker, size_t bytes) {
+  Buffer& buffer = buffers_[worker];
+  if (buffer.bytes < bytes) {
+    std::free(buffer.data);
+    buffer.bytes = (bytes + bytes / 2 + 4095) / 4096 * 4096;
+    buffer.data = std::aligned_alloc(4096, buffer.bytes);
+    if (!buffer.data) throw std::bad_alloc();
+  }
+  return buffer.data;
+}
+
+void Pool::work(int worker) {
+  for (int task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) call_(context_, task, worker);
+}
+
+void Pool::run_erased(int tasks, Call call, void* context) {
+  std::lock_guard<std::mutex> lock(one_call_);
+  if (threads_ == 1 || tasks <= 1) {
+    for (int task = 0; task < tasks; ++task) call(context, task, 0);
+    return;
+  }
+  call_ = call;
+  context_ = context;
+  tasks_ = tasks;
+  next_.store(0, std::memory_order_relaxed);
+  busy_.store(threads_ - 1, std::memory_order_relaxed);
+  generation_.fetch_add(1, std::memory_order_release);
+  generation_.notify_all();  // no system call where nobody sleeps
+  work(0);
+  // Every worker passes through before the call's context may go: a late one must not find the next call's.
+  while (busy_.load(std::memory_order_acquire)) pause_cpu();
+}
+
+void Pool::loop(int worker, int cpu) {
+  pin(cpu);
+  for (uint32_t seen = 0;;) {
+    for (int spin = 0; generation_.load(std::memory_order_acquire) == seen;) {
+      if (++spin < kSpins) pause_cpu();
+      else generation_.wait(seen, std::memory_order_acquire);
+    }
+    seen = generation_.load(std::memory_order_acquire);
+    if (stop_) return;
+    work(worker);
+    busy_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace fullbore

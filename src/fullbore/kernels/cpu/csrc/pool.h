@@ -1,0 +1,60 @@
+// One pool of threads for a process: tasks of one call, handed out by a counter.
+//
+// A task writes what no other task of the call writes, so results do not depend on the number of threads.
+// Workers spin for some tens of microseconds after a call, since the next one of the step follows at once
+// (waking a sleeping thread takes about 50 us, a spinning one about 1), then sleep until they are needed.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace fullbore {
+
+class Pool {
+ public:
+  // `cpus[i]`: where worker i runs (worker 0 is the caller and stays where it is); null for anywhere.
+  Pool(int threads, const int* cpus);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int threads() const { return threads_; }
+
+  // body(task, worker) for every task in [0, tasks), worker in [0, threads). Returns when all are done.
+  template <class Body>
+  void run(int tasks, Body&& body) {
+    using Plain = std::remove_reference_t<Body>;
+    run_erased(tasks, [](void* context, int task, int worker) { (*static_cast<Plain*>(context))(task, worker); },
+               const_cast<void*>(static_cast<const void*>(&body)));
+  }
+
+  // At least `bytes` of 64-byte aligned memory that belongs to `worker` until it asks again.
+  void* scratch(int worker, size_t bytes);
+
+ private:
+  using Call = void (*)(void* context, int task, int worker);
+  void run_erased(int tasks, Call call, void* context);
+  void work(int worker);
+  void loop(int worker, int cpu);
+
+  struct alignas(64) Buffer {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+
+  const int threads_;
+  std::vector<std::thread> workers_;
+  std::vector<Buffer> buffers_;
+  std::mutex one_call_;  // calls from two threads take turns
+  Call call_ = nullptr;
+  void* context_ = nullptr;
+  int tasks_ = 0;
+  alignas(64) std::atomic<uint32_t> generation_{0};
+  alignas(64) std::atomic<int> next_{0};
+  alignas(64) std::atomic<int> busy_{0};
+  bool stop_ = false;
+};
+
+}  // namespace fullbore
