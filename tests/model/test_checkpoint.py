@@ -358,6 +358,11 @@ def link_outside(folder: Path) -> None:
     (folder / SECOND_SHARD).symlink_to(outside)
 
 
+def link_to_itself(folder: Path) -> None:
+    (folder / SECOND_SHARD).unlink()
+    (folder / SECOND_SHARD).symlink_to(SECOND_SHARD)
+
+
 def two_copies(folder: Path) -> None:
     """Read in the order of their names, the later file is the one that does not agree with the index."""
     shutil.copy(folder / SECOND_SHARD, folder / "other.safetensors")
@@ -379,6 +384,10 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "parent": (name_file(EXPERT, "../a.safetensors"), ["../a.safetensors", "path in it"]),
     "absolute": (name_file(EXPERT, "/etc/a.safetensors"), ["/etc/a.safetensors", "path in it"]),
     "pickle in index": (name_file(EXPERT, "model.bin"), [EXPERT, "model.bin", "only safetensors"]),
+    "zero byte": (name_file(EXPERT, "a\0b.safetensors"), ["a\\x00b.safetensors", "cannot be opened"]),
+    "no UTF-8": (name_file(EXPERT, "a\ud800.safetensors"), ["a\\ud800.safetensors", "cannot be opened"]),
+    "long": (name_file(EXPERT, "a" * 300 + ".safetensors"), ["aaaa", "cannot be opened"]),
+    "link to itself": (link_to_itself, [SECOND_SHARD]),
     "link": (link_outside, [SECOND_SHARD, "outside"]),
     "wrong file": (name_file("lm_head.weight", SECOND_SHARD), ["lm_head.weight", FIRST_SHARD]),
     "unlisted": (forget("lm_head.weight"), ["lm_head.weight", "nowhere"]),

@@ -24,7 +24,14 @@ def file_in(folder: Path, name: str) -> Path:
     roots = [home]
     if home.parent.name == "snapshots":
         roots.append(home.parent.parent / "blobs")
-    target = path.resolve()
+    try:
+        target = path.resolve()
+        path.exists()  # an index may say anything: too long a name shows only when somebody looks
+    except (OSError, RuntimeError, ValueError) as cause:  # a name no disk can hold, or a link to itself
+        why = getattr(cause, "strerror", None) or cause
+        raise CheckpointError(
+            f"{folder}: {name[:120]!r} cannot be opened as a file of the checkpoint: {why}"
+        ) from cause
     if not any(target.is_relative_to(root) for root in roots):
         raise CheckpointError(
             f"{path} is a link to {target}, outside {home}; move the file there, or link the whole folder"
