@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fullbore.errors import CheckpointError
 from fullbore.model.checkpoint import INDEX
+from fullbore.model.load import load_model
 
 SINGLE = "model.safetensors"
 MTP = "model.layers.2"
@@ -171,6 +172,8 @@ def put(name: str, make: Callable[[Tensor], Tensor], source: str = "") -> Callab
 
 
 Q_A = f"{ATTENTION}.q_a_proj.weight"
+NORM = "model.norm.weight"
+BIAS = "model.layers.1.mlp.gate.e_score_correction_bias"
 TENSOR_FAULTS: dict[str, tuple[Callable[[dict[str, Tensor]], None], list[str]]] = {
     "missing": (drop(EXPERT), [EXPERT, "missing"]),
     "missing norm": (drop("model.norm.weight"), ["model.norm.weight", "missing"]),
@@ -244,9 +247,24 @@ def test_a_factor_that_is_no_positive_number_is_named_when_read(
             checkpoint.weight(Q_A)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", [BIAS, NORM])
+def test_a_norm_or_bias_that_is_no_number_is_named_when_read(
+    small: Path, tmp_path: Path, name: str, value: float
+) -> None:
+    """With a bias of NaN or infinity every token chooses that expert, and answers look like any others."""
+    copy(small, tmp_path)
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[name][2] = value
+
+    edit_tensors(tmp_path, change)
+    with pytest.raises(CheckpointError, match=rf"{SINGLE}: tensor {name} holds {value} at 2"):
+        load_model(tmp_path, "float32")
+
+
 # Faults in the file's header.
 
-NORM = "model.norm.weight"
 FIRST = "model.embed_tokens.weight"
 HEADER_FAULTS: dict[str, tuple[Callable[[dict], object], list[str]]] = {
     "overlap": (
