@@ -137,6 +137,7 @@ def test_a_start_shows_progress_and_then_is_ready(checkpoint: Path) -> None:
     [
         ({"model": "/nonexistent/model"}, CheckpointError, "/nonexistent/model"),
         ({"kv_gb": 1e9}, CapacityError, "--kv-gb"),
+        ({"page_size": 2**31 - 1, "kv_gb": 0}, CapacityError, "lower --page-size"),
         ({"max_model_len": 1000}, UsageError, "--max-model-len 1000"),
         ({"max_model_len": 200}, CapacityError, "--max-model-len"),
         ({"dtype": "int3"}, UsageError, "int3"),

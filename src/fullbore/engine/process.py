@@ -119,7 +119,8 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
 
     model = load_model(folder, options.dtype, progress)
     config = model.config
-    bytes_per_page = sum(layer.nbytes for layer in model.new_cache(1, options.page_size))
+    # Of one token, as a page of any size that was asked for may be more than there is.
+    bytes_per_page = options.page_size * sum(layer.nbytes for layer in model.new_cache(1, 1))
     sizes = size_cache(options, config.max_position_embeddings, bytes_per_page, free_memory_bytes())
     scheduler = Scheduler(
         pages=sizes.pages,
