@@ -463,6 +463,8 @@ def test_unknown_paths_and_wrong_methods(server: Live) -> None:
         ("GET", "/docs"),
         ("GET", "/v1/chat"),
         ("GET", "/%00"),
+        ("GET", "/health/"),
+        ("POST", CHAT + "/"),
     ):
         check(server, server.ask(method, path, {} if method == "POST" else None), 404, "not_found", None)
     for method, path in (("GET", CHAT), ("GET", TEXT), ("DELETE", "/v1/models"), ("POST", "/health")):

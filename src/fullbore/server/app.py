@@ -36,7 +36,11 @@ def create_app(service: Service, keys: Keys) -> ASGIApp:
 
 def routes(service: Service, keys: Keys) -> FastAPI:
     # The pages that FastAPI offers for its documentation load scripts from elsewhere: off.
-    app = FastAPI(title="Fullbore", version=__version__, docs_url=None, redoc_url=None)
+    # A redirect from a path with one slash too many would be no envelope, and name a host and scheme that
+    # the client sent: such a path is unknown like any other.
+    app = FastAPI(
+        title="Fullbore", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     limits, validator = service.settings.limits, service.validator
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
