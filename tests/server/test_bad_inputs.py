@@ -148,6 +148,7 @@ CASES = [
             ("__class__", "x"),
             ("a b", "x"),
             ("deep", {"a": 1}),
+            ("long", "x" * 4097),
         ]
     ],
     Case("many template kwargs", {"chat_template_kwargs": {f"k{i}": 1 for i in range(33)}}, paths=(CHAT,)),
@@ -289,13 +290,16 @@ CASES = [
         paths=(CHAT, TOKENIZE)[:1],
     ),
     Case("10 MB", {"messages": user("x" * 10 * 2**20)}, code="context_length_exceeded", paths=(CHAT,)),
-    Case(
-        "10 MB of the assistant",
-        {"messages": [{"role": "assistant", "content": "x" * 10 * 2**20}]},
-        "messages",
-        "context_length_exceeded",
-        (CHAT,),
-    ),
+    *[
+        Case(
+            f"10 MB of the assistant's {name}",
+            {"messages": [{"role": "assistant", "content": "", name: "x" * 10 * 2**20}]},
+            "messages",
+            "context_length_exceeded",
+            (CHAT,),
+        )
+        for name in ("content", "reasoning_content", "reasoning")
+    ],
     *each("tokens", [[VOCABULARY], [-1], [True], "x", [1] * 257], paths=(DETOKENIZE,)),
     Case("no tokens", {}, "tokens", "missing_field", (DETOKENIZE,), without=("tokens",)),
     *each("prompt", [7, [5]], paths=(TOKENIZE,)),

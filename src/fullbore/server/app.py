@@ -63,7 +63,7 @@ def routes(service: Service, keys: Keys) -> FastAPI:
         _, model = service.admit()
         asked, ignored = validator.tokenize(await read_object(request, limits))
         if isinstance(asked.text, str):
-            ids = await service.encode_text(asked.text, model)
+            [ids] = await service.encode_texts([asked.text], model)
         else:
             ids = await service.encode_chat(asked.text, model)
         answer = {"tokens": ids, "count": len(ids), "max_model_len": model.max_model_len}
