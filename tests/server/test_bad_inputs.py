@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -458,6 +459,33 @@ def test_bytes_that_are_no_http(server: Live) -> None:
         head, _, body = raw(server, garbage).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
         assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEA\r\n"
+
+
+@pytest.mark.parametrize("cut", [None, 40, -8], ids=["at once", "within the head", "within the body"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_offer_of_another_protocol_is_passed_over(server: Live, chunked: bool, cut: int | None) -> None:
+    """As Java's client makes it: the body counts all the same, and so does what is pipelined behind it."""
+    body = json.dumps({**GOOD[TEXT], "max_tokens": 2}).encode()
+    length = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
+    sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    bare = b"GET /version HTTP/1.1\r\nhost: localhost\r\n"
+    last = bare + H2C + b"\r\n" + bare + b"connection: close\r\n\r\n"
+    request = head + length + b"\r\n" + H2C + b"\r\n" + sent
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        if cut is not None:
+            connection.sendall(request[:cut])
+            time.sleep(0.05)
+        connection.sendall((request if cut is None else request[cut:]) + request + last)
+        got = b""
+        while data := connection.recv(65536):
+            got += data
+    assert got.count(b"HTTP/1.1 200 ") == 4
+    assert got.count(b'"completion_tokens":2') == 2
+    assert server.nothing_leaks()
 
 
 def test_unknown_paths_and_wrong_methods(server: Live) -> None:
