@@ -327,6 +327,7 @@ def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:
         ("[1]", "expected an object"),
         ('{"a": 1, "a": 2}', "'a' occurs twice"),
         ("[" * 100_000, "not valid JSON"),
+        ('{"architectures": ["\\ud800"]}', "not valid JSON"),  # half of a pair
         ('{"vocab_size": ' + "9" * 5000 + "}", "not valid JSON"),
         ('"' + "x" * (5 << 20) + '"', "more than"),
         ("\udcff".encode("utf-8", "surrogateescape").decode("latin-1"), "not valid JSON"),

@@ -47,7 +47,11 @@ def read_json(
         size = path.stat().st_size
         if size > limit_bytes:
             raise error(f"{path} has {size} bytes, more than the {limit_bytes} allowed for this file")
-        return json.loads(path.read_bytes(), object_pairs_hook=no_duplicates)
+        data = path.read_bytes()
+        value = json.loads(data, object_pairs_hook=no_duplicates)
+        if b"\\ud" in data.lower():  # half of a pair is no character, and no library takes it
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except OSError as cause:
         raise error(f"{path} cannot be read: {cause.strerror or cause}") from cause
     except (ValueError, RecursionError) as cause:  # ValueError: no JSON, no UTF-8, or a number too long
