@@ -41,6 +41,8 @@ VERBS: Mapping[str, Verb] = {
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+# What is wrong with a path that the user named, or with the disk it is on; any other failure may be a bug.
+NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()  # `fullbore ... | head` is no failure; the interpreter flushes once more at exit
         return BROKEN_PIPE
     except OSError as error:
+        if error.errno in NO_ACCESS and error.filename:
+            why = f"{error.filename} cannot be used: {error.strerror}"
+            return _fail(f"{why} (check the path and its rights, or give another)", 1)
         if error.errno not in NO_SPACE:
             raise
         where = f" writing {error.filename}" if error.filename else ""

@@ -122,6 +122,12 @@ def _verb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str, extra: str
         ("raise KeyboardInterrupt", 130, "fullbore: interrupted\n"),
         ("raise BrokenPipeError", 141, ""),
         ("raise OSError(28, 'No space left on device', '/tmp/x')", 1, "the disk is full writing /tmp/x"),
+        (
+            "raise PermissionError(13, 'Permission denied', '/x/y')",
+            1,
+            "/x/y cannot be used: Permission denied",
+        ),
+        ("open('/dev/null/x', 'w')", 1, "/dev/null/x cannot be used: Not a directory"),
         ("from fullbore.errors import CapacityError; raise CapacityError('too big')", 1, "error: too big"),
         ("import no_such_thing", 1, "needs the Python package no_such_thing"),
     ],

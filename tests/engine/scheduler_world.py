@@ -127,7 +127,7 @@ class World:
     def submit(self, prompt: list[int], max_tokens: int, sampling: Sampling, salt: str = "") -> int:
         self.numbers += 1
         request = Submit(self.numbers, prompt, max_tokens, sampling, salt)
-        waiting = self.scheduler.stats().waiting
+        before = self.scheduler.stats()
         refusal = self.scheduler.submit(request)
         most = len(prompt) + max_tokens
         fits = most <= self.shape.max_model_len and most - 1 <= self.shape.pages * self.shape.page_size
@@ -135,7 +135,7 @@ class World:
             assert refusal is not None
             assert (refusal.finish, refusal.token) == ("error", -1)
             assert str(most) in refusal.error or str(len(prompt)) in refusal.error
-        elif waiting >= self.shape.max_queued:
+        elif before.running + before.waiting >= self.shape.max_num_seqs + self.shape.max_queued:
             assert refusal is not None
             assert refusal.finish == "refused"
         else:

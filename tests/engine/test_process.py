@@ -15,7 +15,7 @@ from tiny_checkpoint import EOS, VOCAB, write_checkpoint
 
 from fullbore.engine import process
 from fullbore.engine.client import EngineClient
-from fullbore.engine.messages import Hello, Progress, Ready, Report, Sampling
+from fullbore.engine.messages import Failed, Hello, Progress, Ready, Report, Sampling
 from fullbore.engine.options import EngineOptions
 from fullbore.engine.process import ProtocolError, fingerprint, greet
 from fullbore.engine.wire import EngineWire, RunDir
@@ -137,6 +137,7 @@ def test_a_start_shows_progress_and_then_is_ready(checkpoint: Path) -> None:
     [
         ({"model": "/nonexistent/model"}, CheckpointError, "/nonexistent/model"),
         ({"kv_gb": 1e9}, CapacityError, "--kv-gb"),
+        ({"page_size": 2**31 - 1, "kv_gb": 0}, CapacityError, "lower --page-size"),
         ({"max_model_len": 1000}, UsageError, "--max-model-len 1000"),
         ({"max_model_len": 200}, CapacityError, "--max-model-len"),
         ({"dtype": "int3"}, UsageError, "int3"),
@@ -166,6 +167,21 @@ def test_the_server_hears_the_engines_own_words_for_a_failed_start(tmp_path: Pat
             await EngineClient.start(options_for(folder, 20))
 
     asyncio.run(test())
+
+
+def test_a_name_that_is_no_unicode_can_be_complained_of() -> None:
+    report = process.failure("tensor \ud800x has the shape [1]")
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(report), type=Failed).message == (
+        "tensor \\ud800x has the shape [1]"
+    )
+
+
+def test_a_fingerprint_leaves_out_what_is_no_file(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    before = fingerprint(folder)
+    (folder / "folder.safetensors").mkdir()
+    (folder / "gone.safetensors").symlink_to("never-downloaded")
+    assert fingerprint(folder) == before
 
 
 def test_fingerprints_tell_weights_and_configs_apart(tmp_path: Path) -> None:

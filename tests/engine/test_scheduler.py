@@ -353,13 +353,14 @@ def test_what_can_never_be_served_is_an_error_at_once(submit: Submit, words: str
 
 
 def test_a_full_queue_refuses() -> None:
-    s = scheduler(queued=2)
-    assert [s.submit(Submit(n, [n], 1)) for n in (1, 2)] == [None, None]
-    refusal = s.submit(Submit(3, [3], 1))
+    s = scheduler(seqs=3, queued=2)
+    # A burst that comes before the first plan gets what it would get one by one: three run, two wait.
+    assert [s.submit(Submit(n, [n], 1)) for n in (1, 2, 3, 4, 5)] == [None] * 5
+    refusal = s.submit(Submit(6, [6], 1))
     assert refusal is not None
-    assert refusal.finish == "refused"
+    assert (refusal.finish, refusal.error) == ("refused", "5 requests run or wait, 5 may (try again later)")
     turn(s)
-    assert s.submit(Submit(3, [3], 1)) is None
+    assert s.submit(Submit(6, [6], 1)) is None
 
 
 @pytest.mark.parametrize(

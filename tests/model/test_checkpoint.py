@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fullbore.errors import CheckpointError
 from fullbore.model.checkpoint import INDEX
+from fullbore.model.load import load_model
 
 SINGLE = "model.safetensors"
 MTP = "model.layers.2"
@@ -171,6 +172,8 @@ def put(name: str, make: Callable[[Tensor], Tensor], source: str = "") -> Callab
 
 
 Q_A = f"{ATTENTION}.q_a_proj.weight"
+NORM = "model.norm.weight"
+BIAS = "model.layers.1.mlp.gate.e_score_correction_bias"
 TENSOR_FAULTS: dict[str, tuple[Callable[[dict[str, Tensor]], None], list[str]]] = {
     "missing": (drop(EXPERT), [EXPERT, "missing"]),
     "missing norm": (drop("model.norm.weight"), ["model.norm.weight", "missing"]),
@@ -244,9 +247,24 @@ def test_a_factor_that_is_no_positive_number_is_named_when_read(
             checkpoint.weight(Q_A)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", [BIAS, NORM])
+def test_a_norm_or_bias_that_is_no_number_is_named_when_read(
+    small: Path, tmp_path: Path, name: str, value: float
+) -> None:
+    """With a bias of NaN or infinity every token chooses that expert, and answers look like any others."""
+    copy(small, tmp_path)
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[name][2] = value
+
+    edit_tensors(tmp_path, change)
+    with pytest.raises(CheckpointError, match=rf"{SINGLE}: tensor {name} holds {value} at 2"):
+        load_model(tmp_path, "float32")
+
+
 # Faults in the file's header.
 
-NORM = "model.norm.weight"
 FIRST = "model.embed_tokens.weight"
 HEADER_FAULTS: dict[str, tuple[Callable[[dict], object], list[str]]] = {
     "overlap": (
@@ -358,6 +376,11 @@ def link_outside(folder: Path) -> None:
     (folder / SECOND_SHARD).symlink_to(outside)
 
 
+def link_to_itself(folder: Path) -> None:
+    (folder / SECOND_SHARD).unlink()
+    (folder / SECOND_SHARD).symlink_to(SECOND_SHARD)
+
+
 def two_copies(folder: Path) -> None:
     """Read in the order of their names, the later file is the one that does not agree with the index."""
     shutil.copy(folder / SECOND_SHARD, folder / "other.safetensors")
@@ -379,6 +402,10 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "parent": (name_file(EXPERT, "../a.safetensors"), ["../a.safetensors", "path in it"]),
     "absolute": (name_file(EXPERT, "/etc/a.safetensors"), ["/etc/a.safetensors", "path in it"]),
     "pickle in index": (name_file(EXPERT, "model.bin"), [EXPERT, "model.bin", "only safetensors"]),
+    "zero byte": (name_file(EXPERT, "a\0b.safetensors"), ["a\\x00b.safetensors", "cannot be opened"]),
+    "no UTF-8": (name_file(EXPERT, "a\ud800.safetensors"), ["a\\ud800.safetensors", "cannot be opened"]),
+    "long": (name_file(EXPERT, "a" * 300 + ".safetensors"), ["aaaa", "cannot be opened"]),
+    "link to itself": (link_to_itself, [SECOND_SHARD]),
     "link": (link_outside, [SECOND_SHARD, "outside"]),
     "wrong file": (name_file("lm_head.weight", SECOND_SHARD), ["lm_head.weight", FIRST_SHARD]),
     "unlisted": (forget("lm_head.weight"), ["lm_head.weight", "nowhere"]),

@@ -195,6 +195,8 @@ def test_a_wrong_value_is_named(name: str, value: Any) -> None:
         ("eos_token_id", "1"),
         ("num_mtp_layers", 2),
         ("num_local_experts", 8),
+        ("rope_theta", 1),
+        ("n_routed_experts", 1 << 16),  # in 61 layers
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(field: str, value: Any) -> None:
@@ -213,7 +215,7 @@ def test_what_is_not_supported_is_refused_by_name(field: str, value: Any) -> Non
         ("rope_scaling", "partial_rotary_factor", 0.5),
         ("rope_scaling", "beta_fast", -1),
         ("rope_scaling", "short_factor", [1.0]),
-        ("rope_scaling", "rope_theta", 1),
+        ("rope_scaling", "rope_theta", 2),
         ("quantization_config", "quant_method", "gptq"),
         ("quantization_config", "fmt", "e5m2"),
         ("quantization_config", "activation_scheme", "static"),
@@ -306,6 +308,11 @@ def test_end_tokens_of_both_files_are_joined(tmp_path: Path) -> None:
     assert config.eos_token_ids == (7, 1, 9)
 
 
+def test_a_wrong_end_token_is_blamed_on_the_file_that_has_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"generation_config\.json: eos_token_id is 129280, .*129280"):
+        load_config(write(tmp_path, published(), {"eos_token_id": 129280}))
+
+
 def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "modeling_evil.py").write_text("raise SystemExit('ran')")
     write(tmp_path, published(auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"}))
@@ -320,6 +327,7 @@ def test_code_in_the_folder_is_never_run(tmp_path: Path) -> None:
         ("[1]", "expected an object"),
         ('{"a": 1, "a": 2}', "'a' occurs twice"),
         ("[" * 100_000, "not valid JSON"),
+        ('{"architectures": ["\\ud800"]}', "not valid JSON"),  # half of a pair
         ('{"vocab_size": ' + "9" * 5000 + "}", "not valid JSON"),
         ('"' + "x" * (5 << 20) + '"', "more than"),
         ("\udcff".encode("utf-8", "surrogateescape").decode("latin-1"), "not valid JSON"),

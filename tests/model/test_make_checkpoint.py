@@ -185,7 +185,8 @@ def test_impossible_values_are_refused_before_anything_is_written(tmp_path: Path
         config_fields("tiny", ["n_group=3"])
     with pytest.raises(ConfigError, match="num_hidden_layers"):
         config_fields("tiny", ["num_hidden_layers=0"])
-    assert main(["make-checkpoint", str(tmp_path / "x"), "--shard-gb", "0"]) == 2
+    for size in ("0", "nan", "inf"):
+        assert main(["make-checkpoint", str(tmp_path / "x"), "--shard-gb", size]) == 2
     assert not (tmp_path / "x").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,6 +149,7 @@ CASES = [
             ("__class__", "x"),
             ("a b", "x"),
             ("deep", {"a": 1}),
+            ("long", "x" * 4097),
         ]
     ],
     Case("many template kwargs", {"chat_template_kwargs": {f"k{i}": 1 for i in range(33)}}, paths=(CHAT,)),
@@ -289,13 +291,16 @@ CASES = [
         paths=(CHAT, TOKENIZE)[:1],
     ),
     Case("10 MB", {"messages": user("x" * 10 * 2**20)}, code="context_length_exceeded", paths=(CHAT,)),
-    Case(
-        "10 MB of the assistant",
-        {"messages": [{"role": "assistant", "content": "x" * 10 * 2**20}]},
-        "messages",
-        "context_length_exceeded",
-        (CHAT,),
-    ),
+    *[
+        Case(
+            f"10 MB of the assistant's {name}",
+            {"messages": [{"role": "assistant", "content": "", name: "x" * 10 * 2**20}]},
+            "messages",
+            "context_length_exceeded",
+            (CHAT,),
+        )
+        for name in ("content", "reasoning_content", "reasoning")
+    ],
     *each("tokens", [[VOCABULARY], [-1], [True], "x", [1] * 257], paths=(DETOKENIZE,)),
     Case("no tokens", {}, "tokens", "missing_field", (DETOKENIZE,), without=("tokens",)),
     *each("prompt", [7, [5]], paths=(TOKENIZE,)),
@@ -456,6 +461,33 @@ def test_bytes_that_are_no_http(server: Live) -> None:
         assert json.loads(body)["error"]["code"] == "invalid_http"
 
 
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEA\r\n"
+
+
+@pytest.mark.parametrize("cut", [None, 40, -8], ids=["at once", "within the head", "within the body"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_offer_of_another_protocol_is_passed_over(server: Live, chunked: bool, cut: int | None) -> None:
+    """As Java's client makes it: the body counts all the same, and so does what is pipelined behind it."""
+    body = json.dumps({**GOOD[TEXT], "max_tokens": 2}).encode()
+    length = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
+    sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    bare = b"GET /version HTTP/1.1\r\nhost: localhost\r\n"
+    last = bare + H2C + b"\r\n" + bare + b"connection: close\r\n\r\n"
+    request = head + length + b"\r\n" + H2C + b"\r\n" + sent
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        if cut is not None:
+            connection.sendall(request[:cut])
+            time.sleep(0.05)
+        connection.sendall((request if cut is None else request[cut:]) + request + last)
+        got = b""
+        while data := connection.recv(65536):
+            got += data
+    assert got.count(b"HTTP/1.1 200 ") == 4
+    assert got.count(b'"completion_tokens":2') == 2
+    assert server.nothing_leaks()
+
+
 def test_unknown_paths_and_wrong_methods(server: Live) -> None:
     for method, path in (
         ("GET", "/nope"),
@@ -463,6 +495,8 @@ def test_unknown_paths_and_wrong_methods(server: Live) -> None:
         ("GET", "/docs"),
         ("GET", "/v1/chat"),
         ("GET", "/%00"),
+        ("GET", "/health/"),
+        ("POST", CHAT + "/"),
     ):
         check(server, server.ask(method, path, {} if method == "POST" else None), 404, "not_found", None)
     for method, path in (("GET", CHAT), ("GET", TEXT), ("DELETE", "/v1/models"), ("POST", "/health")):

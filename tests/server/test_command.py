@@ -61,6 +61,7 @@ def test_keys_come_from_flags_or_the_environment() -> None:
         (["demo", "--tp", "8"], "expected 1"),
         (["demo", "--trust-remote-code"], "never supported"),
         (["demo", "--api-key", " "], "--api-key is empty"),
+        (["demo", "--served-model-name", ""], "--served-model-name is empty"),
         (["demo", "--port", "70000"], "65535"),
         (["demo", "--max-num-seqs", "0"], "from 1"),
         (["demo", "--kv-gb", "-1"], "from 0"),

@@ -304,3 +304,36 @@ def test_long_prompts_are_encoded_beside_the_event_loop(monkeypatch: pytest.Monk
         assert long.result().error["code"] == "context_length_exceeded"
         assert threads[0].startswith("tokenise")
         assert not threads[1].startswith("tokenise")
+
+
+def test_many_short_prompts_are_encoded_beside_the_event_loop_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is not worth a thread, but a thousand of them would stop every stream for a second."""
+    with live() as server:
+        encode = tokenizer().encode
+        threads: set[str] = set()
+
+        def watched(text: str) -> list[int]:
+            threads.add(threading.current_thread().name.split("_")[0])
+            return encode(text)
+
+        monkeypatch.setattr(server.service.tokenizer, "encode", watched)
+        assert server.complete(["hi there"] * 300, max_tokens=1).status == 200
+        assert threads == {"tokenise"}
+
+
+def test_a_long_thought_of_an_earlier_turn_is_rendered_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with live() as server:
+        threads: list[str] = []
+        encode_chat = server.service.tokenizer.encode_chat
+
+        def watched(*args: Any, **kwargs: Any) -> list[int]:
+            threads.append(threading.current_thread().name)
+            return encode_chat(*args, **kwargs)
+
+        monkeypatch.setattr(server.service.tokenizer, "encode_chat", watched)
+        thoughtful = {"role": "assistant", "content": "x", "reasoning_content": "the " * 600}
+        answer = server.post(CHAT, {"messages": [{"role": "user", "content": "hi"}, thoughtful]})
+        assert answer.status == 200
+        assert threads[0].startswith("tokenise")

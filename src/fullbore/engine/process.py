@@ -59,12 +59,12 @@ def main(arguments: Sequence[str]) -> int:
         greet(wire, _GREETING_S)
         loop = _build(launch.options, wire)
     except FullboreError as error:
-        wire.send(Failed(str(error)))
+        wire.send(failure(str(error)))
         wire.close()
         return 1
     except Exception as error:  # noqa: BLE001 - whatever it is, the server must hear of it
         _log.exception("the engine could not start")
-        wire.send(Failed(_explain(error)))
+        wire.send(failure(_explain(error)))
         wire.close()
         return 1
     signal.signal(signal.SIGTERM, lambda _signal, _frame: loop.drain())
@@ -73,6 +73,11 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         wire.close()
     return 0
+
+
+def failure(message: str) -> Failed:
+    """``message`` as a report. A name from a checkpoint that it quotes may be no Unicode: escaped then."""
+    return Failed(message.encode("utf-8", "backslashreplace").decode())
 
 
 def greet(wire: EngineWire, patience_s: float) -> None:
@@ -114,7 +119,8 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
 
     model = load_model(folder, options.dtype, progress)
     config = model.config
-    bytes_per_page = sum(layer.nbytes for layer in model.new_cache(1, options.page_size))
+    # Of one token, as a page of any size that was asked for may be more than there is.
+    bytes_per_page = options.page_size * sum(layer.nbytes for layer in model.new_cache(1, 1))
     sizes = size_cache(options, config.max_position_embeddings, bytes_per_page, free_memory_bytes())
     scheduler = Scheduler(
         pages=sizes.pages,
@@ -158,6 +164,8 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     digest.update((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
+        if not path.is_file():  # a folder, or a link to what was never downloaded: none of the weights
+            continue
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())
         with path.open("rb") as file:

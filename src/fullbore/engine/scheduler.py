@@ -36,7 +36,8 @@ LOOKAHEAD = 1  # uncommitted steps at most when the next is planned
 
 class Scheduler:
     """``pages`` pages of ``page_size`` tokens; a step has at most ``max_num_seqs`` requests and
-    ``max_num_batched_tokens`` tokens, a request ``max_model_len`` tokens; at most ``max_queued`` wait.
+    ``max_num_batched_tokens`` tokens, a request ``max_model_len`` tokens; ``max_queued`` may wait beside
+    the ``max_num_seqs`` that a step has room for.
 
     UsageError when these cannot go together.
     """
@@ -100,8 +101,11 @@ class Scheduler:
             problem = f"request number {submit.request} is in use: expected one that is unique while it lives"
         if problem:
             return Emitted(submit.request, -1, "error", error=problem)
-        if len(self._waiting) >= self.max_queued:
-            full = f"{len(self._waiting)} requests are waiting, {self.max_queued} may (try again later)"
+        # All requests count, not those that wait: a burst comes whole between two plans, and an idle engine
+        # has room for more of it than may wait.
+        most = self.max_num_seqs + self.max_queued
+        if len(self._requests) >= most:
+            full = f"{len(self._requests)} requests run or wait, {most} may (try again later)"
             return Emitted(submit.request, -1, "refused", error=full)
         sampling = submit.sampling
         ends = frozenset(sampling.stop_token_ids) | frozenset(

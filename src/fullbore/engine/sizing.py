@@ -63,7 +63,7 @@ def size_cache(options: EngineOptions, context: int, bytes_per_page: int, free_b
         raise CapacityError(
             f"the cache has {max(pages, 0)} pages, {least} of {options.page_size} tokens are needed: give it "
             f"--kv-gb {least * page_gb:.3g} or more ({free_gb:.1f} GiB are free after weights), "
-            "or lower --max-model-len"
+            f"or lower --{'max-model-len' if options.max_model_len else 'page-size'}"
         )
     return Sizes(pages, min(wanted_length, pages * options.page_size))
 

@@ -2,7 +2,8 @@
 
 What is checked from the headers alone: the index and the files it names, every tensor's presence, place,
 shape and type, and that each FP8 matrix has its factors. A factor that is not a positive number is found
-when its matrix is asked for. Weights in pickled form (.bin, .pt) are never opened.
+when its matrix is asked for, and so is a norm or bias that is no number: one expert's bias of NaN wins every
+choice and leaves the logits finite. Weights in pickled form (.bin, .pt) are never opened.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ class Checkpoint:
         self.folder, self.config, self.specs = folder, config, specs
         self._places = places
         self._maps = {path: MappedFile(path) for path in sorted({place.path for place in places.values()})}
-        self._sound_scales: set[str] = set()
+        self._sound: set[str] = set()  # vectors and factors whose values were looked at
 
     @classmethod
     def open(cls, folder: Path, config: ModelConfig) -> "Checkpoint":
@@ -77,15 +78,19 @@ class Checkpoint:
         if last == name:
             return Weight(data)
         scale = self.tensor(last)
-        if name not in self._sound_scales:
+        if last not in self._sound:
             self._check_scale(last, scale)
-            self._sound_scales.add(name)
+            self._sound.add(last)
         return Weight(data, scale)
 
     def tensor(self, name: str) -> Tensor:
         """A tensor as stored; a view of the mapped file, to be read and not written."""
         place = self._place(name)
-        return self._maps[place.path].tensor(place.entry)
+        tensor = self._maps[place.path].tensor(place.entry)
+        if tensor.dim() == 1 and name not in self._sound:
+            self._check_vector(name, tensor)
+            self._sound.add(name)
+        return tensor
 
     def release(self, name: str) -> None:
         """Hands back the memory that reading a tensor and its factors took; views stay valid."""
@@ -102,6 +107,15 @@ class Checkpoint:
         self._place(name)
         spec = self.specs.get(name)
         return [name, spec.scale_name] if spec and spec.scale_name in self._places else [name]
+
+    def _check_vector(self, name: str, values: Tensor) -> None:
+        sound = values.isfinite()
+        if not bool(sound.all()):
+            place = int((~sound).nonzero()[0])
+            raise CheckpointError(
+                f"{self.file_of(name)}: tensor {name} holds {values[place].item()} at {place}, expected a "
+                "finite number; the file is damaged or was badly converted"
+            )
 
     def _check_scale(self, name: str, scale: Tensor) -> None:
         sound = scale.isfinite() & (scale > 0)

@@ -8,6 +8,7 @@ published, and ``rope_parameters`` as transformers 5 saves it. No code that a ch
 ``auto_map`` is ignored, since the architecture is known here.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ _BOOKKEEPING = """
 HARMLESS = frozenset(_BOOKKEEPING.split())
 ROPE_HARMLESS = frozenset({"finetuned"})
 QUANT_HARMLESS = frozenset({"modules_to_not_convert", "ignored_layers", "dequantize"})
+# Of all layers together. The 671B model has 14,848; a misprint must not fill the memory with tensor names.
+_MOST_EXPERTS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -134,16 +137,15 @@ def load_config(folder: Path) -> ModelConfig:
     path = file_in(folder, "config.json")
     if not path.exists():
         raise ConfigError(f"{folder} has no config.json; it is no checkpoint, or the download is incomplete")
-    extra: tuple[int, ...] = ()
+    config = parse_config(read_object(path), str(path))
     generation = file_in(folder, "generation_config.json")
-    if generation.exists():
-        extra = _token_ids(Fields(read_object(generation), str(generation)), "eos_token_id")
-    return parse_config(read_object(path), str(path), extra)
+    if not generation.exists():
+        return config
+    extra = _token_ids(Fields(read_object(generation), str(generation)), "eos_token_id", config.vocab_size)
+    return dataclasses.replace(config, eos_token_ids=tuple(dict.fromkeys(config.eos_token_ids + extra)))
 
 
-def parse_config(
-    values: dict[str, Any], where: str = "config.json", extra_eos: tuple[int, ...] = ()
-) -> ModelConfig:
+def parse_config(values: dict[str, Any], where: str = "config.json") -> ModelConfig:
     """A ModelConfig from the object in ``config.json``; ``where`` names it in messages."""
     f = Fields(values, where)
     _refuse_other_architectures(f, values)
@@ -159,7 +161,6 @@ def parse_config(
     position_limit = f.integer("max_position_embeddings")
     mtp_layers = f.integer("num_nextn_predict_layers", 0, least=0, most=64)
     f.agrees("num_mtp_layers", mtp_layers, "num_nextn_predict_layers")
-    ends = _token_ids(f, "eos_token_id") + extra_eos
     config = ModelConfig(
         vocab_size=vocab,
         hidden_size=f.integer("hidden_size"),
@@ -183,12 +184,15 @@ def parse_config(
         tie_word_embeddings=f.boolean("tie_word_embeddings", False),
         attention_bias=f.only("attention_bias", (False,), False),
         bos_token_id=f.integer("bos_token_id", least=0) if f.any("bos_token_id", None) is not None else None,
-        eos_token_ids=tuple(dict.fromkeys(ends)),
+        eos_token_ids=tuple(dict.fromkeys(_token_ids(f, "eos_token_id", vocab))),
         quantised=_quantised(f, where),
     )
-    for name, token in [("bos_token_id", config.bos_token_id), *(("eos_token_id", t) for t in ends)]:
-        if token is not None and token >= vocab:
-            raise ConfigError(f"{where}: {name} {token} is outside the vocabulary (vocab_size {vocab})")
+    if config.bos_token_id is not None and config.bos_token_id >= vocab:
+        raise f.error("bos_token_id", f"a token id below vocab_size ({vocab})")
+    if config.num_hidden_layers * config.n_routed_experts > _MOST_EXPERTS:
+        raise f.error(
+            "n_routed_experts", f"at most {_MOST_EXPERTS // config.num_hidden_layers} for so many layers"
+        )
     f.refuse_unknown(HARMLESS)
     return config
 
@@ -231,7 +235,8 @@ def _rope(f: Fields, where: str, position_limit: int) -> RopeConfig:
     if published and saved and published != {k: saved.get(k) for k in published}:
         raise f.error("rope_scaling", f"what rope_parameters says, {saved}")
     inner = Fields(saved or published or {}, f"{where}: {'rope_parameters' if saved else 'rope_scaling'}")
-    theta = inner.number("rope_theta", f.number("rope_theta", 10000.0))
+    # Above 1, or frequencies would not fall from pair to pair; YaRN divides by its logarithm.
+    theta = inner.number("rope_theta", f.number("rope_theta", 10000.0, least=1.0), least=1.0)
     f.agrees("rope_theta", theta, "the field of that name inside")
     kind = inner.only("rope_type" if inner.has("rope_type") else "type", ("default", "yarn"), "default")
     inner.agrees("type", kind, "rope_type")
@@ -280,10 +285,10 @@ def _quantised(f: Fields, where: str) -> bool:
     return True
 
 
-def _token_ids(f: Fields, name: str) -> tuple[int, ...]:
+def _token_ids(f: Fields, name: str, vocab: int) -> tuple[int, ...]:
     """A token id, a list of them, or null."""
     value = f.any(name, None)
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in ids):
-        raise f.error(name, "a token id or a list of token ids")
+    if not all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < vocab for one in ids):
+        raise f.error(name, f"a token id or a list of token ids, each below vocab_size ({vocab})")
     return tuple(ids)

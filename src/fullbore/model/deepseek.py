@@ -141,9 +141,12 @@ class DeepseekV3:
         self.bytes = parts.bytes
 
     def new_cache(self, pages: int, page_size: int) -> tuple[Tensor, ...]:
-        """An empty cache: for each layer [pages, page_size, latent_dim] in the compute type."""
+        """An empty cache: for each layer [pages, page_size, latent_dim] in the compute type.
+
+        Not filled: no kernel looks at a row that was not written, and to touch gigabytes takes seconds.
+        """
         shape = pages, page_size, self.config.latent_dim
-        return tuple(torch.zeros(shape, dtype=self.dtype) for _ in self.layers)
+        return tuple(torch.empty(shape, dtype=self.dtype) for _ in self.layers)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: tuple[Tensor, ...]) -> Tensor:

@@ -24,7 +24,14 @@ def file_in(folder: Path, name: str) -> Path:
     roots = [home]
     if home.parent.name == "snapshots":
         roots.append(home.parent.parent / "blobs")
-    target = path.resolve()
+    try:
+        target = path.resolve()
+        path.exists()  # an index may say anything: too long a name shows only when somebody looks
+    except (OSError, RuntimeError, ValueError) as cause:  # a name no disk can hold, or a link to itself
+        why = getattr(cause, "strerror", None) or cause
+        raise CheckpointError(
+            f"{folder}: {name[:120]!r} cannot be opened as a file of the checkpoint: {why}"
+        ) from cause
     if not any(target.is_relative_to(root) for root in roots):
         raise CheckpointError(
             f"{path} is a link to {target}, outside {home}; move the file there, or link the whole folder"
@@ -40,7 +47,11 @@ def read_json(
         size = path.stat().st_size
         if size > limit_bytes:
             raise error(f"{path} has {size} bytes, more than the {limit_bytes} allowed for this file")
-        return json.loads(path.read_bytes(), object_pairs_hook=no_duplicates)
+        data = path.read_bytes()
+        value = json.loads(data, object_pairs_hook=no_duplicates)
+        if b"\\ud" in data.lower():  # half of a pair is no character, and no library takes it
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except OSError as cause:
         raise error(f"{path} cannot be read: {cause.strerror or cause}") from cause
     except (ValueError, RecursionError) as cause:  # ValueError: no JSON, no UTF-8, or a number too long

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import copy
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.shard_gb <= 0:
-        raise UsageError(f"--shard-gb is {args.shard_gb:g}, expected a number above 0")
+    if not 0 < args.shard_gb < math.inf:  # NaN is neither
+        raise UsageError(f"--shard-gb is {args.shard_gb:g}, expected a finite number above 0")
     changes = [*args.set, *([f"num_hidden_layers={args.layers}"] if args.layers is not None else [])]
     fields = config_fields(args.config, changes, args.format)
     size = make_checkpoint(args.out, fields, args.seed, int(args.shard_gb * 1e9), args.force)

@@ -27,7 +27,7 @@ class MultiTokenPredictor:
 
     def new_cache(self, pages: int, page_size: int) -> Tensor:
         """This layer's own cache: [pages, page_size, latent_dim]."""
-        return torch.zeros(pages, page_size, self.model.config.latent_dim, dtype=self.model.dtype)
+        return torch.empty(pages, page_size, self.model.config.latent_dim, dtype=self.model.dtype)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, hidden: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:

@@ -119,13 +119,13 @@ def _check_values(checkpoint: Checkpoint, path: Path, progress: Progress) -> Non
             continue
         if len(spec.shape) == 2:
             checkpoint.weight(name)  # looks at the factors
-        flat = checkpoint.tensor(name).flatten()
+        flat = checkpoint.tensor(name).flatten()  # looks at a vector's values
         for first in range(0, len(flat), _PIECE_BYTES):
             piece = flat[first : first + _PIECE_BYTES]
             bad = _not_finite(piece)
             if bool(bad.any()):
                 place = first + int(bad.nonzero()[0])
-                where = place if len(spec.shape) == 1 else [*divmod(place, spec.shape[1])]
+                where = [*divmod(place, spec.shape[1])]
                 raise CheckpointError(
                     f"{path}: tensor {name} holds {flat[place].float().item()} at {where}, expected a finite "
                     "number; the file is damaged or was badly converted"

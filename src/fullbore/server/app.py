@@ -36,7 +36,11 @@ def create_app(service: Service, keys: Keys) -> ASGIApp:
 
 def routes(service: Service, keys: Keys) -> FastAPI:
     # The pages that FastAPI offers for its documentation load scripts from elsewhere: off.
-    app = FastAPI(title="Fullbore", version=__version__, docs_url=None, redoc_url=None)
+    # A redirect from a path with one slash too many would be no envelope, and name a host and scheme that
+    # the client sent: such a path is unknown like any other.
+    app = FastAPI(
+        title="Fullbore", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     limits, validator = service.settings.limits, service.validator
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -59,7 +63,7 @@ def routes(service: Service, keys: Keys) -> FastAPI:
         _, model = service.admit()
         asked, ignored = validator.tokenize(await read_object(request, limits))
         if isinstance(asked.text, str):
-            ids = await service.encode_text(asked.text, model)
+            [ids] = await service.encode_texts([asked.text], model)
         else:
             ids = await service.encode_chat(asked.text, model)
         answer = {"tokens": ids, "count": len(ids), "max_model_len": model.max_model_len}

@@ -113,6 +113,8 @@ def _refuse(args: argparse.Namespace) -> None:
             "--trust-remote-code is never supported: no code of a checkpoint is ever run (leave it out; "
             "a model that needs its own code cannot be served)"
         )
+    if not all(map(str.strip, args.served_model_name)):
+        raise UsageError("--served-model-name is empty, expected a name that requests can ask for")
     if args.tensor_parallel_size != 1:
         raise UsageError(
             f"--tensor-parallel-size {args.tensor_parallel_size}, expected 1: layouts over several "

@@ -2,11 +2,16 @@
 
 uvicorn with httptools has no such limits of its own. The application finds ``fullbore.abort`` in the scope's
 extensions: it drops the connection together with what is still unsent.
+
+A request may offer another protocol (Java's client offers h2c with its first one). It is answered in this
+one, and has a body like any other, which the parser would leave to the other protocol.
 """
 
 import asyncio
+import sys
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from fullbore.server.errors import ApiError
@@ -26,8 +31,11 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self._refusal: ApiError | None = None
             self._timer: asyncio.TimerHandle | None = None
             self._in_head = False
+            self._fed = b""  # what the parser was given last
             self._head_bytes = 0  # that the parser was fed since the head began
             self._header_bytes = 0  # of complete headers
+            self._resuming = False  # the parser is told again how long the body is
+            self._unparsed = b""  # what follows the head of a request that offered another protocol
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -40,13 +48,31 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
                 return
-            super().data_received(data)
+            while data:
+                self._unparsed, self._fed = b"", data
+                super().data_received(data)
+                data = self._unparsed
             if self._in_head:
-                self._head_bytes += len(data)
+                self._head_bytes += len(self._fed)
                 if self._head_bytes > limits.header_bytes and not self.transport.is_closing():
                     self._refuse(_too_large(limits))
 
+        def _unsupported_upgrade_warning(self) -> None:
+            """Called while the parser's exception is handled: it says where the head ends."""
+            upgrade = sys.exception()
+            if not isinstance(upgrade, httptools.HttpParserUpgrade):
+                return
+            self._unparsed = self._fed[upgrade.args[0] :]
+            framing = [line for line in self.headers if line[0] in (b"content-length", b"transfer-encoding")]
+            head = b"".join(b"%b: %b\r\n" % line for line in framing)
+            self.parser = httptools.HttpRequestParser(self)
+            self._resuming = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + head + b"\r\n")
+            self._resuming = False
+
         def on_message_begin(self) -> None:
+            if self._resuming:
+                return
             super().on_message_begin()
             self.scope["extensions"] = {"fullbore.abort": self.transport.abort}  # type: ignore[dict-item]
             self._in_head = True
@@ -55,17 +81,27 @@ def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self._start_timer()
 
         def on_url(self, url: bytes) -> None:
+            if self._resuming:
+                return
             super().on_url(url)
             self._count(len(url))
 
         def on_header(self, name: bytes, value: bytes) -> None:
+            if self._resuming:
+                return
             super().on_header(name, value)
             self._count(len(name) + len(value))
 
         def on_headers_complete(self) -> None:
+            if self._resuming:
+                return
             self._in_head = False
             self._stop_timer()
             super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            if not self.parser.should_upgrade():  # else its body is still to come
+                super().on_message_complete()
 
         def send_400_response(self, msg: str) -> None:
             refusal = self._refusal

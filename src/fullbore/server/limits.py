@@ -20,6 +20,7 @@ class Limits(msgspec.Struct, frozen=True):
     top_logprobs: int = 20
     salt_chars: int = 256
     template_kwargs: int = 32
+    template_kwarg_chars: int = 4096  # of one that is a string
     name_chars: int = 256  # model names, user names, request ids
     ignored_fields: int = 16  # named in the header that tells of them
 

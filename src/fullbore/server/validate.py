@@ -24,7 +24,7 @@ class Conversation:
     def chars(self, of_assistant: bool) -> int:
         """Characters of the assistant's messages (a template may drop their thoughts), or of all others."""
         return sum(
-            len(message["content"])
+            len(message["content"]) + len(message.get("reasoning_content", ""))
             for message in self.messages
             if (message["role"] == "assistant") == of_assistant
         )
@@ -141,6 +141,11 @@ def _conversation(fields: Fields, limits: Limits) -> Conversation:
         if not isinstance(value, str | int | float | bool | None):
             message = f"chat_template_kwargs.{name[:60]} is not a string, number, boolean or null"
             raise invalid(message, "chat_template_kwargs")
+        if isinstance(value, str) and len(value) > limits.template_kwarg_chars:
+            message = f"chat_template_kwargs.{name[:60]} has {len(value)} characters"
+            raise invalid(
+                f"{message}, expected at most {limits.template_kwarg_chars}", "chat_template_kwargs"
+            )
     return Conversation(messages, (not resume) if add is None else add, resume, kwargs)
 
 
