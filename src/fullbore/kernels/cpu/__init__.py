@@ -1,0 +1,16 @@
+"""Kernels in C++ for any CPU, loaded through a plain C interface (``native``).
+
+Like the torch kernels they keep rows apart, in both types: what comes out for a token depends, to the last
+bit, on that token alone, never on what else is in the batch or on the number of threads. Between two
+instruction sets the last bits differ.
+"""
+
+from fullbore.ops.registry import Entry
+
+_HERE = "fullbore.kernels.cpu"
+
+KERNELS = (
+    Entry("linear", "cpu", f"{_HERE}.linear:CpuLinear"),
+    Entry("swiglu", "cpu", f"{_HERE}.moe:CpuSwiglu"),
+    Entry("moe_ffn", "cpu", f"{_HERE}.moe:CpuMoeFfn"),
+)
