@@ -1,6 +1,7 @@
 """Every kernel there is, in order of preference where nothing was measured."""
 
+from fullbore.kernels.cpu import KERNELS as CPU
 from fullbore.kernels.torch import KERNELS as TORCH
 from fullbore.ops.registry import Registry
 
-CATALOGUE = Registry(TORCH)
+CATALOGUE = Registry((*CPU, *TORCH))
