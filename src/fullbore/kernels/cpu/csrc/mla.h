@@ -288,18 +288,19 @@ class Mla {
   // The rows of a block's keys, as they lie in the cache or copied; returns how many there are.
   int point(const Tile& tile, int begin, const Bench& b, const T** keys) const {
     const int n = std::min(kKeys, tile.keys() - begin);
-    for (int i = 0; i < n; ++i) {
-      const int position = begin + i;
-      const int64_t slot = int64_t{tile.pages[position / in_.page_size]} * in_.page_size + position % in_.page_size;
-      const In* const from = in_.cache + slot * width_;
-      if constexpr (std::is_same_v<In, T>) {
-        keys[i] = from;
-        if (direct_) continue;
+    for (int i = 0; i < n;) {
+      const int page = (begin + i) / in_.page_size, offset = begin + i - page * in_.page_size;
+      const In* from = in_.cache + (int64_t{tile.pages[page]} * in_.page_size + offset) * width_;
+      for (const int end = std::min(n, i + in_.page_size - offset); i < end; ++i, from += width_) {
+        if constexpr (std::is_same_v<In, T>) {
+          keys[i] = from;
+          if (direct_) continue;
+        }
+        T* const copy = b.copies + i * pitch_;
+        keys[i] = copy;
+        for (int k = 0; k < width_; ++k) set(copy[k], value(from[k]));
+        for (int k = width_; k < pitch_; ++k) copy[k] = T{};
       }
-      T* const copy = b.copies + i * pitch_;
-      keys[i] = copy;
-      for (int k = 0; k < width_; ++k) set(copy[k], value(from[k]));
-      for (int k = width_; k < pitch_; ++k) copy[k] = T{};
     }
     std::fill(keys + n, keys + kKeys, b.block.nothing);
     return n;
