@@ -5,7 +5,6 @@ Nothing here fails an installation: what is not compiled now is compiled at firs
 
 import importlib.util
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -40,9 +39,8 @@ class BuildWithKernels(build_py):
                 return f"{isa.name}: not compiled, {error}"
             return f"{isa.name}: compiled"
 
-        with ThreadPoolExecutor(2) as pool:
-            for line in pool.map(make, build.for_this_machine()):
-                self.announce(f"cpu kernels for {line}", level=4)
+        for isa in build.for_this_machine():
+            self.announce(f"cpu kernels for {make(isa)}", level=4)
 
 
 class WheelOfAnyPython(bdist_wheel):

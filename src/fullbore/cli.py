@@ -113,7 +113,7 @@ def _parser(name: str, module: VerbModule) -> flags.Parser:
 
 def _refuse_unknown_variables(parser: flags.Parser, environ: Mapping[str, str]) -> None:
     """A variable may belong to another verb: only then are the other verbs loaded."""
-    known = flags.variables(parser)
+    known = flags.variables(parser) | flags.VARIABLES
     if all(name in known for name in environ if name.startswith(flags.PREFIX)):
         return
     for name, verb in VERBS.items():

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from fullbore.errors import FullboreError, UsageError, did_you_mean
 
 PREFIX = "FULLBORE_"
+# Variables that stand for no flag: they are read where kernels are loaded, by whatever program loads them.
+VARIABLES = frozenset({"FULLBORE_CPU_ISA"})
 TRUTH = {
     "1": True,
     "true": True,

@@ -1,15 +1,18 @@
 """Kernels in C++ for any CPU, loaded through a plain C interface (``native``).
 
-Activations in float32 are computed in float32; in bfloat16 with the processor's bfloat16 products where it
-has them, else in float32. Sums are float32 always. A row's bits depend on that row alone: not on the rest
-of the batch, on chunk borders, on pages, or on the number of threads.
+Like the torch kernels they keep rows apart, in both types: what comes out for a token depends, to the last
+bit, on that token's own history alone, never on what else is in the batch, on chunk borders, on pages or on
+the number of threads. Between two instruction sets the last bits differ.
 """
 
 from fullbore.ops.registry import Entry
 
 _HERE = "fullbore.kernels.cpu"
 
-KERNELS: tuple[Entry, ...] = (
+KERNELS = (
+    Entry("linear", "cpu", f"{_HERE}.linear:CpuLinear"),
+    Entry("swiglu", "cpu", f"{_HERE}.moe:CpuSwiglu"),
+    Entry("moe_ffn", "cpu", f"{_HERE}.moe:CpuMoeFfn"),
     Entry("route", "cpu", f"{_HERE}.route:CpuRoute"),
     Entry("rms_norm", "cpu", f"{_HERE}.pointwise:CpuRmsNorm"),
     Entry("rope", "cpu", f"{_HERE}.pointwise:CpuRope"),

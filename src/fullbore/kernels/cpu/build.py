@@ -12,13 +12,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "csrc"
 # No fast-math: sums keep their order, so that a row's bits do not depend on how many rows there are.
 FLAGS = (
-    *("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", "-ffp-contract=fast"),
+    *("-std=c++20", "-O3", "-fPIC", "-pthread", "-ffp-contract=fast"),
     *("-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra", "-Wno-psabi"),
 )
 
@@ -120,8 +121,15 @@ def compile_object(isa: Isa, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".compiling-") as folder:
             fresh = Path(folder) / target.name
-            inputs = [str(path) for path in source_files() if path.suffix == ".cpp"]
-            _output([*command, *inputs, "-o", str(fresh)])
+            inputs = [path for path in source_files() if path.suffix == ".cpp"]
+            parts = [str(Path(folder) / f"{path.stem}.o") for path in inputs]
+            with ThreadPoolExecutor(os.cpu_count()) as jobs:
+                for job in [
+                    jobs.submit(_output, [*command, "-c", str(path), "-o", part])
+                    for path, part in zip(inputs, parts, strict=True)
+                ]:
+                    job.result()
+            _output([*command, "-shared", *parts, "-o", str(fresh)])
             os.replace(fresh, target)
     except OSError as error:
         raise CompileError(f"{target.parent} cannot be written ({error.strerror})") from error

@@ -2,13 +2,13 @@
 #include "api.h"
 #include "mla.h"
 
-namespace fullbore {
+namespace fullbore::attention {
 namespace {
 
 #if defined(__AVX512BF16__)
-using Short = Bf16;
+using Short = Bf16Dots;
 #else
-using Short = Fp32;  // bfloat16 stored, float32 computed
+using Short = Fp32Dots;  // bfloat16 stored, float32 computed
 #endif
 
 enum Fault : int { kNone = 0, kNoKeys = 1, kNoSuchPage = 2, kNoMemory = 3 };
@@ -64,7 +64,7 @@ int run(const Call& call, const std::vector<Span>& spans, bool is_bf16) {
     if (const Fault fault = check(call, span)) return fault;
   try {
     if (is_bf16) run<Short, bf16>(call, spans);
-    else run<Fp32, float>(call, spans);
+    else run<Fp32Dots, float>(call, spans);
   } catch (const std::bad_alloc&) {
     return kNoMemory;
   }
@@ -72,9 +72,10 @@ int run(const Call& call, const std::vector<Span>& spans, bool is_bf16) {
 }
 
 }  // namespace
-}  // namespace fullbore
+}  // namespace fullbore::attention
 
 using namespace fullbore;
+using namespace fullbore::attention;
 
 // Values that one lane takes at once in the arithmetic of bfloat16 activations: 2, or 1 where it is float32's.
 FB_API int fb_mla_pair() { return Short::kPair; }

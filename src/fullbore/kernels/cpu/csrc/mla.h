@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "pool.h"
+#include "rows.h"
 #include "softmax_blocks.h"
 #include "workspace.h"
 
-namespace fullbore {
+namespace fullbore::attention {
 
-constexpr int kPanel = 64;       // columns of a panel of packed weights
 constexpr int kValueStep = 32;   // latents are padded to this: a multiple of kColumns on every machine
 constexpr int kTokenChunk = 64;  // tokens that a task of the projections takes
 
@@ -48,8 +48,6 @@ static inline void put(bf16* to, const float* from, int n, float scale) {
   for (; i + W <= n; i += W) store(to + i, load(from + i) * scale);
   for (; i < n; ++i) to[i] = to_bf16(from[i] * scale);
 }
-static inline float value(float x) { return x; }
-static inline float value(bf16 x) { return to_float(x); }
 static inline void set(float& to, float x) { to = x; }
 static inline void set(bf16& to, float x) { to = to_bf16(x); }
 
@@ -141,7 +139,8 @@ class Mla {
         }
         T* const copy = copies + i * inner;
         left[i] = copy;
-        for (int k = 0; k < inner; ++k) set(copy[k], k < w_.nope ? value(from[k]) : 0.0f);
+        convert(from, copy, w_.nope);
+        if (inner > w_.nope) copy[w_.nope] = T{};
       }
       const T* panel = static_cast<const T*>(w_.key) + int64_t{head} * up(w_.latent, kPanel) * inner;
       for (int column = 0; column < w_.latent; column += kPanel, panel += kPanel * inner) {
@@ -152,7 +151,7 @@ class Mla {
       for (int i = 0; i < n; ++i) {
         T* const to = row(int64_t{begin + i} * heads_ + head) + w_.latent;
         const In* const rope = q + i * in_.q_token + w_.nope;
-        for (int k = 0; k < w_.rope; ++k) set(to[k], value(rope[k]) * scale);
+        for (int k = 0; k < w_.rope; ++k) set(to[k], widened(rope[k]) * scale);
         if (width_ % P) set(to[w_.rope], 0.0f);
       }
     });
@@ -263,7 +262,8 @@ class Mla {
           }
           for (int k = 0; k < length; k += W) {
             const int r = k / kColumns % each;
-            store(sum + k, fold(load(sum + k), splat(fades[at * lanes + r]), load(part + k), splat(gains[at * lanes + r])));
+            const float fade = fades[at * lanes + r], gain = gains[at * lanes + r];
+            store(sum + k, fold(load(sum + k), splat(fade), load(part + k), splat(gain)));
           }
         }
         if (from + wave >= tile.blocks() && end > 0) finish(tile, state, column, column + kValueStep);
@@ -298,7 +298,7 @@ class Mla {
         }
         T* const copy = b.copies + i * pitch_;
         keys[i] = copy;
-        for (int k = 0; k < width_; ++k) set(copy[k], value(from[k]));
+        convert(from, copy, width_);
         for (int k = width_; k < pitch_; ++k) copy[k] = T{};
       }
     }
@@ -325,4 +325,4 @@ class Mla {
   T* rows_ = nullptr;
 };
 
-}  // namespace fullbore
+}  // namespace fullbore::attention

@@ -3,6 +3,7 @@
 
 #include "api.h"
 #include "pool.h"
+#include "rows.h"
 #include "vec.h"
 
 namespace fullbore {
@@ -19,8 +20,6 @@ void each_row(Pool& pool, int rows, int64_t width, Body&& body) {
   });
 }
 
-inline float value(float x) { return x; }
-inline float value(bf16 x) { return to_float(x); }
 inline void set(float& to, float x) { to = x; }
 inline void set(bf16& to, float x) { to = to_bf16(x); }
 
@@ -34,16 +33,16 @@ void rms_norm_row(const In* x, const float* weight, float eps, int width, In* ou
       squares[part] = squares[part] + v * v;
     }
   float total = sum((squares[0] + squares[1]) + (squares[2] + squares[3]));
-  for (; i < width; ++i) total += value(x[i]) * value(x[i]);
+  for (; i < width; ++i) total += widened(x[i]) * widened(x[i]);
   const float scale = 1.0f / std::sqrt(total / static_cast<float>(width) + eps);
   for (i = 0; i + W <= width; i += W) store(out + i, load(x + i) * scale * load(weight + i));
-  for (; i < width; ++i) set(out[i], value(x[i]) * scale * weight[i]);
+  for (; i < width; ++i) set(out[i], widened(x[i]) * scale * weight[i]);
 }
 
 template <class In>
 void rope_row(const In* x, const float* cos, const float* sin, int pairs, In* out) {
   for (int i = 0; i < pairs; ++i) {
-    const float even = value(x[2 * i]), odd = value(x[2 * i + 1]);
+    const float even = widened(x[2 * i]), odd = widened(x[2 * i + 1]);
     set(out[2 * i], even * cos[i] - odd * sin[i]);
     set(out[2 * i + 1], odd * cos[i] + even * sin[i]);
   }

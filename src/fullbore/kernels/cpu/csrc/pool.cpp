@@ -1,8 +1,5 @@
 #include "pool.h"
 
-#include <cstdlib>
-#include <new>
-
 #if defined(__linux__)
 #include <pthread.h>
 #include <sched.h>
@@ -47,18 +44,6 @@ Pool::~Pool() {
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   for (auto& worker : workers_) worker.join();
-  for (auto& buffer : buffers_) std::free(buffer.data);
-}
-
-void* Pool::scratch(int worker, size_t bytes) {
-  Buffer& buffer = buffers_[worker];
-  if (buffer.bytes < bytes) {
-    std::free(buffer.data);
-    buffer.bytes = (bytes + bytes / 2 + 4095) / 4096 * 4096;
-    buffer.data = std::aligned_alloc(4096, buffer.bytes);
-    if (!buffer.data) throw std::bad_alloc();
-  }
-  return buffer.data;
 }
 
 void Pool::work(int worker) {

@@ -8,7 +8,10 @@
 #include <cstdint>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
+
+#include "buffer.h"
 
 namespace fullbore {
 
@@ -31,18 +34,13 @@ class Pool {
   }
 
   // At least `bytes` of 64-byte aligned memory that belongs to `worker` until it asks again.
-  void* scratch(int worker, size_t bytes);
+  void* scratch(int worker, size_t bytes) { return buffers_[worker].at_least(bytes); }
 
  private:
   using Call = void (*)(void* context, int task, int worker);
   void run_erased(int tasks, Call call, void* context);
   void work(int worker);
   void loop(int worker, int cpu);
-
-  struct alignas(64) Buffer {
-    void* data = nullptr;
-    size_t bytes = 0;
-  };
 
   const int threads_;
   std::vector<std::thread> workers_;

@@ -13,7 +13,7 @@
 namespace fullbore {
 
 // float32 products and sums.
-struct Fp32 {
+struct Fp32Dots {
   using T = float;
   using V = vf;
   static constexpr int kPair = 1;  // values along the inner dimension that one lane takes at once
@@ -30,7 +30,7 @@ struct Fp32 {
 
 #if defined(__AVX512BF16__)
 // bfloat16 products, two to a lane, summed in float32.
-struct Bf16 {
+struct Bf16Dots {
   using T = bf16;
   using V = __m512bh;
   static constexpr int kPair = 2;

@@ -4,12 +4,12 @@
 #include "api.h"
 #include "pool.h"
 #include "products.h"
+#include "rows.h"
 #include "workspace.h"
 
 namespace fullbore {
 namespace {
 
-constexpr int kPanel = 64;   // experts of a panel
 constexpr int kInner = 256;  // inputs that are summed by themselves, so that long sums lose little
 constexpr int kTokens = 24;  // of a task
 
@@ -41,17 +41,18 @@ void score(const In* x, int64_t x_row, int tokens, const float* panel, int hidde
       } else {
         left[i] = copies[i];
         if (i >= tokens) continue;
-        int k = 0;
-        for (; k + W <= inner; k += W) store(copies[i] + k, load(from + k));
-        for (; k < inner; ++k) copies[i][k] = to_float(from[k]);
+        convert(from, copies[i], inner);
       }
     }
-    dots<Fp32>(left, tokens, panel + int64_t{begin} * kPanel, kPanel, kPanel, inner, product[0], kPanel);
+    dots<Fp32Dots>(left, tokens, panel + int64_t{begin} * kPanel, kPanel, kPanel, inner, product[0], kPanel);
+    const bool last = begin + inner == hidden;
     for (int i = 0; i < tokens; ++i)
-      for (int c = 0; c < kPanel; c += W) store(scores + i * row + c, load(scores + i * row + c) + load(product[i] + c));
+      for (int c = 0; c < kPanel; c += W) {
+        float* const at = scores + i * row + c;
+        const vf sum = load(at) + load(product[i] + c);
+        store(at, last ? sigmoid(sum) : sum);
+      }
   }
-  for (int i = 0; i < tokens; ++i)
-    for (int c = 0; c < kPanel; c += W) store(scores + i * row + c, sigmoid(load(scores + i * row + c)));
 }
 
 // The best `k` values offered so far, best first; of equals the one offered first. What is not a number counts as

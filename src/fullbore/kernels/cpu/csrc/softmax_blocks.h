@@ -9,7 +9,7 @@
 
 #include "products.h"
 
-namespace fullbore {
+namespace fullbore::attention {
 
 constexpr int kKeys = 64;        // of a block
 constexpr int kRows = 64;        // of a tile: (token, head) pairs
@@ -21,22 +21,22 @@ static inline int up(int size, int multiple) { return (size + multiple - 1) / mu
 #if defined(__AVX512BF16__)
 // 2^x to 3e-6 relative, enough for weights that become bfloat16; 1 at 0, 0 far below, nan for nan.
 static inline vf exp2_short(vf x) {
-  const __m512 low = _mm512_set1_ps(-200.0f);
-  const __m512 held = _mm512_max_ps(low, reinterpret_cast<__m512>(x));  // in this order nan passes
-  const __m512 whole = _mm512_roundscale_ps(held, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const vf r = reinterpret_cast<vf>(_mm512_sub_ps(held, whole));
+  constexpr __mmask16 all = 0xffff;  // masked forms, since gcc 12 warns of the others
+  const __m512 held = reinterpret_cast<__m512>(max(splat(-200.0f), x));  // in this order nan passes
+  const __m512 whole = _mm512_maskz_roundscale_ps(all, held, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const vf r = reinterpret_cast<vf>(held) - reinterpret_cast<vf>(whole);
   vf p = splat(9.582853e-3f);  // minimax on [-1/2, 1/2], through 1 at 0
   p = p * r + 5.5906425e-2f;
   p = p * r + 2.4024099e-1f;
   p = p * r + 6.9312419e-1f;
   p = p * r + 1.0f;
-  return reinterpret_cast<vf>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), whole));
+  return reinterpret_cast<vf>(_mm512_maskz_scalef_ps(all, reinterpret_cast<__m512>(p), whole));
 }
-static inline vf power(Bf16, vf x) { return exp2_short(x); }
-static inline float query_scale(Bf16) { return 1.44269504f; }  // scores in powers of two
+static inline vf power(Bf16Dots, vf x) { return exp2_short(x); }
+static inline float query_scale(Bf16Dots) { return 1.44269504f; }  // scores in powers of two
 #endif
-static inline vf power(Fp32, vf x) { return exp(x); }
-static inline float query_scale(Fp32) { return 1.0f; }
+static inline vf power(Fp32Dots, vf x) { return exp(x); }
+static inline float query_scale(Fp32Dots) { return 1.0f; }
 
 // Rows of one request, consecutive (token, head) pairs: row r sees `visible(r)` keys.
 struct Tile {
@@ -179,4 +179,4 @@ struct Block {
   }
 };
 
-}  // namespace fullbore
+}  // namespace fullbore::attention

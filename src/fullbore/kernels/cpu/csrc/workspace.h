@@ -1,12 +1,10 @@
-// Memory that a call needs for its intermediate results, kept from call to call: fresh pages cost more than
-// the arithmetic of a short step.
+// Intermediate results of a call, kept from call to call: fresh pages cost more than a short step's arithmetic.
 #pragma once
-#include <cstdlib>
-#include <new>
+#include "buffer.h"
 
 namespace fullbore {
 
-// Grows to the largest call there was. One for each thread that calls, so that calls do not share it.
+// One for each thread that calls, so that calls do not share it.
 class Workspace {
  public:
   static Workspace& mine() {
@@ -15,23 +13,13 @@ class Workspace {
   }
 
   // Everything that one call takes, in one piece; what it held before is gone.
-  void reserve(size_t bytes) {
-    used_ = 0;
-    if (bytes <= bytes_) return;
-    std::free(data_);
-    bytes_ = (bytes + bytes / 4 + kPage - 1) / kPage * kPage;
-    data_ = static_cast<char*>(std::aligned_alloc(kPage, bytes_));
-    if (!data_) {
-      bytes_ = 0;
-      throw std::bad_alloc();
-    }
-  }
+  void reserve(size_t bytes) { next_ = buffer_.of<char>(bytes); }
 
   // The next `count` values of what was reserved, on a cache line.
   template <class T>
   T* take(size_t count) {
-    T* const result = reinterpret_cast<T*>(data_ + used_);
-    used_ += bytes_for<T>(count);
+    T* const result = reinterpret_cast<T*>(next_);
+    next_ += bytes_for<T>(count);
     return result;
   }
 
@@ -41,12 +29,10 @@ class Workspace {
   }
 
  private:
-  static constexpr size_t kPage = 4096;
   Workspace() = default;
-  ~Workspace() { std::free(data_); }
 
-  char* data_ = nullptr;
-  size_t bytes_ = 0, used_ = 0;
+  Buffer buffer_;
+  char* next_ = nullptr;
 };
 
 }  // namespace fullbore

@@ -1,0 +1,57 @@
+#include "panel.h"
+
+#include <algorithm>
+
+#include "tile.h"
+
+namespace fullbore {
+
+// Rows up to which codes are decoded in registers, each time they are needed; for more rows once into scratch.
+#if defined(__AVX512VBMI__)
+template <class A>
+constexpr int kInRegisters = std::is_same_v<A, float> ? 3 : kRows;  // float32 needs 4 registers for the weights more
+#else
+template <class A>
+constexpr int kInRegisters = 0;
+#endif
+
+template <class F, class A>
+void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* c) {
+  alignas(64) bf16 scratch[F::kCoded ? kBlock * kPanel : 1];
+  const int tiles = (rows + kRows - 1) / kRows;
+  for (int64_t k = 0; k < in; k += kBlock, w += F::kBlockBytes) {
+    const int pairs = static_cast<int>(std::min<int64_t>(kBlock, in - k) + 1) / 2;
+    const bool in_registers = F::kCoded && rows <= kInRegisters<A>;
+    if (F::kCoded && !in_registers) decode_block(w, scratch);
+    const float factor = F::factor(w);
+    for (int t = 0; t < tiles; ++t) {
+      const int begin = rows * t / tiles, end = rows * (t + 1) / tiles;
+      const A* at[kRows];
+      for (int row = begin; row < end; ++row) at[row - begin] = a[row] + k;
+      const Into into{c + begin * kPanel, factor, k == 0};
+      if (tiles > 1) {  // the next block's lines, spread over this block's tiles
+        constexpr int lines = F::kBlockBytes / 64;
+        for (int line = lines * t / tiles; line < lines * (t + 1) / tiles; ++line)
+          __builtin_prefetch(w + F::kBlockBytes + line * 64, 0, 2);
+      }
+      with_rows(end - begin, [&](auto R) {
+#if defined(__AVX512VBMI__)
+        if constexpr (F::kCoded && R <= kInRegisters<A>)
+          if (in_registers) return tile<R, true>(at, Codes(w), pairs, into);
+#endif
+        const Pairs weights(F::kCoded ? static_cast<const void*>(scratch) : w);
+        if (!F::kCoded && tiles == 1) return tile<R, true>(at, weights, pairs, into);
+        tile<R, false>(at, weights, pairs, into);
+      });
+    }
+  }
+}
+
+template void multiply<Bf16>(const float* const*, int, const uint8_t*, int64_t, float*);
+template void multiply<Fp8Block>(const float* const*, int, const uint8_t*, int64_t, float*);
+#if defined(__AVX512BF16__)
+template void multiply<Bf16>(const bf16* const*, int, const uint8_t*, int64_t, float*);
+template void multiply<Fp8Block>(const bf16* const*, int, const uint8_t*, int64_t, float*);
+#endif
+
+}  // namespace fullbore

@@ -1,0 +1,88 @@
+"""``moe_ffn``, and ``swiglu``, which is its case of one expert that every token chose (csrc/moe.cpp)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fullbore.errors import IntegrityError
+from fullbore.kernels.cpu.kernel import I, P
+from fullbore.kernels.cpu.native import Native
+from fullbore.kernels.cpu.packed import FORMATS, PanelKernel, panels
+from fullbore.ops.ffn import Expert
+from fullbore.ops.formats import Weight
+
+
+class Experts(NamedTuple):
+    """``memory``: uint8; of each expert gate and up panels in turn, then those of down."""
+
+    memory: Tensor
+    address: int
+    format: int
+    experts: int
+    hidden: int
+    inter: int
+
+
+class _Experts(PanelKernel):
+    layout = "cpu_experts"
+
+    def __init__(self, dtype: str, native_: Native | None = None) -> None:
+        super().__init__(dtype, native_)
+        self._moe_ffn = self.function("fb_moe_ffn", P, P, I, I, I, I, I, I, I, P, P, P, P, result=I)
+
+    def pack_experts(self, experts: Sequence[Expert]) -> Experts:
+        """One expert at a time: the sequence may load them as they are asked for."""
+        if not len(experts):
+            raise ValueError("moe_ffn needs at least one expert, got none")
+        gate, up, down = experts[0]
+        format, (inter, hidden) = gate.format, gate.data.shape
+        into, out = self.panel_bytes(format, hidden), self.panel_bytes(format, inter)
+        gate_up = 2 * panels(inter) * into
+        size = gate_up + panels(hidden) * out
+        memory = self.room(len(experts) * size)
+        for index in range(len(experts)):
+            if index:
+                gate, up, down = experts[index]
+            place = memory.data_ptr() + index * size
+            self.pack_into(place, 2 * into, gate, format)
+            self.pack_into(place + into, 2 * into, up, format)
+            self.pack_into(place + gate_up, out, down, format)
+        return Experts(memory, memory.data_ptr(), FORMATS[format], len(experts), hidden, inter)
+
+    def ffn(self, packed: Experts, x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
+        """x: [tokens, hidden]; ids: [tokens, k] int64; scores: [tokens, k] float32 -> [tokens, hidden]."""
+        _, address, format, experts, hidden, inter = packed
+        tokens, k = ids.shape
+        x, ids, scores = x.contiguous(), ids.contiguous(), scores.contiguous()
+        y = torch.empty_like(x)
+        refused = self._moe_ffn(
+            *(self.pool, address, format, experts, hidden, inter, self.is_bf16, tokens, k),
+            *(x.data_ptr(), ids.data_ptr(), scores.data_ptr(), y.data_ptr()),
+        )
+        if refused:
+            raise IntegrityError(f"a token was routed to an expert that is not in [0, {experts})")
+        return y
+
+
+class CpuMoeFfn(_Experts):
+    operator = "moe_ffn"
+
+    def pack(self, experts: Sequence[Expert]) -> Experts:
+        return self.pack_experts(experts)
+
+    def run(self, packed: Experts, x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
+        """x: [tokens, hidden]; ids: [tokens, k] int64; scores: [tokens, k] float32 -> [tokens, hidden]."""
+        return self.ffn(packed, x, ids, scores)
+
+
+class CpuSwiglu(_Experts):
+    operator = "swiglu"
+
+    def pack(self, gate: Weight, up: Weight, down: Weight) -> Experts:
+        return self.pack_experts([(gate, up, down)])
+
+    def run(self, packed: Experts, x: Tensor) -> Tensor:
+        """x: [tokens, hidden] -> [tokens, hidden]."""
+        return self.ffn(packed, x, torch.zeros(len(x), 1, dtype=torch.int64), torch.ones(len(x), 1))
