@@ -48,13 +48,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_peak_memory_stays_under_1_3_of_the_final_size(format: str, tmp_path: Path) -> None:
     sizes = [
         "hidden_size=1024", "num_hidden_layers=4", "moe_intermediate_size=512", "intermediate_size=2048",
-        "n_routed_experts=8", "n_group=1", "topk_group=1", "num_experts_per_tok=2", "first_k_dense_replace=1",
+        "n_routed_experts=24", "n_group=1", "topk_group=1", "num_experts_per_tok=2",
+        "first_k_dense_replace=1",
     ]  # fmt: skip
     make_checkpoint(tmp_path / "model", config_fields("tiny", sizes, format))
     script = [sys.executable, "-c", MEASURE, str(tmp_path / "model")]
     ran = subprocess.run(script, capture_output=True, text=True, check=True, timeout=120)
     found = json.loads(ran.stdout)
-    assert found["bytes"] > 200e6, "too small a model to tell"
+    assert found["bytes"] > 120e6, "too small a model to tell"
     assert found["peak"] - found["before"] < 1.3 * found["bytes"]
     assert found["after"] - found["before"] < 1.1 * found["bytes"]
 
@@ -130,5 +131,5 @@ def test_the_selection_says_who_computes_and_why(checkpoint: Path) -> None:
         "embed", "linear", "rms_norm", "rope", "kv_append", "mla_prefill", "mla_decode", "route", "moe_ffn",
         "swiglu",
     }  # fmt: skip
-    assert {choice.why for choice in choices.values()} == {"the only candidate"}
+    assert all(choice.why and not choice.measured for choice in choices.values())
     assert {job.format for job in choices if job.operator == "moe_ffn"} == {"fp8_block"}

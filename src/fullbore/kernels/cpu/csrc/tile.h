@@ -83,7 +83,8 @@ struct Into {
 
   [[gnu::always_inline]] void operator()(int row, int vector, vf sum) const {
     float* at = c + row * kPanel + vector * W;
-    store(at, first ? sum * factor : sum * factor + load(at));
+    // One expression: written as two, a compiler may round the product in one kernel and fuse it in another.
+    store(at, sum * factor + (first ? vf{} : load(at)));
   }
 };
 

@@ -1,7 +1,8 @@
-"""Every torch kernel against its operator's float32 reference: each shape, case, weight format and type."""
+"""Every kernel against its operator's float32 reference: each shape, case, weight format, type and CPU."""
 
 import pytest
 import torch
+from every_kernel import instances
 
 from fullbore.kernels.catalogue import CATALOGUE
 from fullbore.ops.contract import DTYPES, Job, Operator
@@ -20,21 +21,22 @@ def everything() -> list[object]:
 @pytest.mark.parametrize(("operator", "format", "dtype"), everything())
 def test_kernel_agrees_with_the_reference(operator: Operator, format: str, dtype: str) -> None:
     generator = torch.Generator().manual_seed(11)
+    kernels = [
+        (name, kernel)
+        for entry in CATALOGUE.candidates(operator.name)
+        for name, kernel in instances(entry.load(), dtype)
+    ]
     ran = 0
-    for entry in CATALOGUE.candidates(operator.name):
-        kernel = entry.load()
-        for shape in operator.shapes:
-            for case in operator.cases:
-                drawn = operator.draw(shape, case, format, DTYPES[dtype], generator)
-                job = Job.of(operator, drawn.weights, dtype, "cpu")
+    for shape in operator.shapes:
+        for case in operator.cases:
+            drawn = operator.draw(shape, case, format, DTYPES[dtype], generator)
+            job = Job.of(operator, drawn.weights, dtype, "cpu")
+            expected = operator.reference(drawn.weights, *drawn.inputs)
+            for name, kernel in kernels:
                 if kernel.unsupported(job):
                     continue
-                expected = operator.reference(drawn.weights, *drawn.inputs)
-                instance = kernel(dtype)
-                output = instance.run(instance.pack(*drawn.weights), *drawn.inputs)
+                output = kernel.run(kernel.pack(*drawn.weights), *drawn.inputs)
                 error = operator.error(output, expected)
-                assert error <= operator.limit(format, dtype), (
-                    f"{entry.name} {case} {dict(shape)}: {error:.2e}"
-                )
+                assert error <= operator.limit(format, dtype), f"{name} {case} {dict(shape)}: {error:.2e}"
                 ran += 1
     assert ran, "no kernel took this format and type"

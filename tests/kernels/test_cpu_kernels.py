@@ -1,0 +1,224 @@
+"""What the kernels in C++ promise beyond the right values, on each instruction set that this machine has."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from every_kernel import isas, native_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator, Tensor
+
+from fullbore.errors import FullboreError, IntegrityError
+from fullbore.kernels.cpu.build import Isa
+from fullbore.kernels.cpu.linear import CpuLinear
+from fullbore.kernels.cpu.moe import CpuMoeFfn, CpuSwiglu
+from fullbore.ops.contract import DTYPES, packed_bytes
+from fullbore.ops.draws import draw_weight
+from fullbore.ops.ffn import draw_expert
+from fullbore.ops.formats import Weight
+from fullbore.ops.operators import OPERATORS
+
+FORMATS = ("bf16", "fp8_block")
+ON_EACH = pytest.mark.parametrize("isa", isas(), ids=lambda isa: isa.name)
+IN_EACH = pytest.mark.parametrize("dtype", DTYPES)
+# around the tile (6), the panel (64), the block (128) and odd, where a pair of inputs is half empty
+SIZES = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 128, 129, 193, 256, 391]))
+ROWS = st.one_of(st.integers(1, 20), st.sampled_from([60, 251, 252, 253, 300]))
+SETTINGS = settings(max_examples=25, deadline=None)
+Case = tuple[Any, Any, Sequence[Tensor]]  # kernel, packed weights, inputs by row
+
+
+def drawn(data: st.DataObject, isa: Isa, dtype: str, threads: int = 2) -> Case:
+    """One of the kernels with weights and rows of any size."""
+    g = Generator().manual_seed(data.draw(st.integers(0, 99)))
+    rows, in_, out = data.draw(ROWS), data.draw(SIZES), data.draw(SIZES)
+    format, which = data.draw(st.sampled_from(FORMATS)), data.draw(st.integers(0, 2))
+    x = torch.randn(rows, in_, generator=g).to(DTYPES[dtype])
+    native = native_of(isa, threads)
+    if which == 0:
+        linear = CpuLinear(dtype, native)
+        return linear, linear.pack(draw_weight(out, in_, format, g)), (x,)
+    shape = {"hidden": in_, "inter": out}
+    if which == 1:
+        swiglu = CpuSwiglu(dtype, native)
+        return swiglu, swiglu.pack(*draw_expert(shape, format, g)), (x,)
+    experts = data.draw(st.integers(1, 9))
+    k = data.draw(st.integers(1, experts))
+    moe = CpuMoeFfn(dtype, native)
+    ids = torch.rand(rows, experts, generator=g).topk(k, dim=-1).indices
+    packed = moe.pack([draw_expert(shape, format, g) for _ in range(experts)])
+    return moe, packed, (x, ids, torch.rand(ids.shape, generator=g))
+
+
+@ON_EACH
+@IN_EACH
+@SETTINGS
+@given(data=st.data())
+def test_a_row_does_not_depend_on_its_neighbours(isa: Isa, dtype: str, data: st.DataObject) -> None:
+    kernel, packed, inputs = drawn(data, isa, dtype)
+    whole = kernel.run(packed, *inputs)
+    for _ in range(3):
+        picks = st.lists(st.integers(0, len(whole) - 1), min_size=1, max_size=20)
+        rows = torch.tensor(data.draw(picks))
+        assert torch.equal(kernel.run(packed, *(each[rows] for each in inputs)), whole[rows])
+
+
+@ON_EACH
+@IN_EACH
+@SETTINGS
+@given(data=st.data())
+def test_results_do_not_depend_on_the_number_of_threads(isa: Isa, dtype: str, data: st.DataObject) -> None:
+    kernel, packed, inputs = drawn(data, isa, dtype, threads=1)
+    alone = kernel.run(packed, *inputs)
+    for threads in (2, 3):
+        other = type(kernel)(dtype, native_of(isa, threads))
+        assert torch.equal(other.run(packed, *inputs), alone)
+
+
+@ON_EACH
+@IN_EACH
+@SETTINGS
+@given(data=st.data(), bad=st.sampled_from([float("nan"), float("inf"), -float("inf")]))
+def test_what_is_no_number_stays_in_its_row_and_shows(
+    isa: Isa, dtype: str, data: st.DataObject, bad: float
+) -> None:
+    kernel, packed, inputs = drawn(data, isa, dtype)
+    x = inputs[0]
+    whole = kernel.run(packed, *inputs)
+    row, column = (data.draw(st.integers(0, size - 1)) for size in x.shape)
+    spoilt = x.clone()
+    spoilt[row, column] = bad
+    found = kernel.run(packed, spoilt, *inputs[1:])
+    others = torch.arange(len(x)) != row
+    assert torch.equal(found[others], whole[others])
+    assert not bool(found[row].isfinite().all())
+
+
+@ON_EACH
+@IN_EACH
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("rows", [1, 3, 4, 6, 7, 40])
+def test_every_weight_counts_once(isa: Isa, dtype: str, format: str, rows: int) -> None:
+    """Integers small enough to add up exactly, around the ends of blocks and panels: equal to the bit."""
+    kernel = CpuLinear(dtype, native_of(isa, 2))
+    g = Generator().manual_seed(rows)
+    for out, in_ in ((1, 1), (64, 127), (65, 128), (130, 129), (63, 255), (128, 257), (70, 384)):
+        matrix = torch.randint(-1, 2, (out, in_), generator=g).float()
+        if format == "bf16":
+            weight = Weight(matrix.bfloat16())
+        else:
+            scale = torch.arange(1, 1 + -(-out // 128) * -(-in_ // 128)).float().view(-(-out // 128), -1)
+            weight = Weight(matrix.to(torch.float8_e4m3fn), scale)
+        x = torch.randint(-1, 2, (rows, in_), generator=g).to(DTYPES[dtype])
+        expected = (x.float() @ weight.dequantise(torch.float32).T).to(DTYPES[dtype])
+        assert torch.equal(kernel.run(kernel.pack(weight), x), expected), (out, in_)
+
+
+@ON_EACH
+@IN_EACH
+@pytest.mark.parametrize("rows", [1, 9])  # decoded in registers and through memory
+def test_every_code_of_e4m3_is_read_as_its_value(isa: Isa, dtype: str, rows: int) -> None:
+    kernel = CpuLinear(dtype, native_of(isa, 2))
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    values = codes.float()
+    numbers = values.isfinite()
+    for input_ in (0, 1, 130):  # alone in its row, else nan would spread
+        data = torch.zeros(256, 131).to(torch.float8_e4m3fn)
+        data[:, input_] = codes
+        x = torch.zeros(rows, 131, dtype=DTYPES[dtype])
+        x[:, input_] = 1
+        y = kernel.run(kernel.pack(Weight(data, torch.ones(2, 2))), x).float()
+        assert torch.equal(y[:, numbers], values[numbers].expand(rows, -1))
+        assert bool(y[:, ~numbers].isnan().all())
+
+
+@ON_EACH
+def test_rows_that_are_views_are_read_as_they_are(isa: Isa) -> None:
+    g = Generator().manual_seed(3)
+    kernel = CpuLinear("float32", native_of(isa, 2))
+    packed = kernel.pack(draw_weight(40, 50, "bf16", g))
+    wide = torch.randn(9, 120, generator=g)
+    assert torch.equal(kernel.run(packed, wide[:, 30:80]), kernel.run(packed, wide[:, 30:80].clone()))
+    assert torch.equal(kernel.run(packed, wide[::2, :50]), kernel.run(packed, wide[::2, :50].clone()))
+    transposed = draw_weight(50, 40, "bf16", g).data.T
+    assert torch.equal(
+        kernel.run(kernel.pack(Weight(transposed)), wide[:, :50]),
+        kernel.run(kernel.pack(Weight(transposed.contiguous())), wide[:, :50]),
+    )
+
+
+def test_no_rows_give_no_rows() -> None:
+    g = Generator().manual_seed(3)
+    linear, swiglu = CpuLinear("float32"), CpuSwiglu("float32")
+    assert linear.run(linear.pack(draw_weight(5, 7, "bf16", g)), torch.zeros(0, 7)).shape == (0, 5)
+    expert = draw_expert({"hidden": 7, "inter": 9}, "bf16", g)
+    assert swiglu.run(swiglu.pack(*expert), torch.zeros(0, 7)).shape == (0, 7)
+
+
+@pytest.mark.parametrize("id_", [-1, 3, 1 << 40])
+def test_an_expert_that_is_none_is_refused(id_: int) -> None:
+    g = Generator().manual_seed(1)
+    kernel = CpuMoeFfn("float32")
+    packed = kernel.pack([draw_expert({"hidden": 8, "inter": 8}, "bf16", g) for _ in range(3)])
+    with pytest.raises(IntegrityError, match=r"expert that is not in \[0, 3\)"):
+        kernel.run(packed, torch.zeros(2, 8), torch.tensor([[0], [id_]]), torch.ones(2, 1))
+
+
+def test_matrices_of_unlike_formats_are_refused_by_name() -> None:
+    g = Generator().manual_seed(1)
+    gate, up, _ = draw_expert({"hidden": 8, "inter": 8}, "bf16", g)
+    with pytest.raises(FullboreError, match="as bf16 and as fp8_block"):
+        CpuSwiglu("float32").pack(gate, up, draw_weight(8, 8, "fp8_block", g))
+
+
+def test_packed_weights_take_the_room_of_the_stored_ones() -> None:
+    """fp8 is kept as fp8; edges are padded and 64 bytes of a block of 8192 hold its factor."""
+    g = Generator().manual_seed(1)
+    for format, size in (("bf16", 2), ("fp8_block", 1)):
+        kernel = CpuMoeFfn("bfloat16")
+        packed = kernel.pack([draw_expert({"hidden": 256, "inter": 128}, format, g) for _ in range(4)])
+        assert packed_bytes(packed) <= 1.01 * 4 * 3 * 256 * 128 * size
+
+
+def test_experts_are_asked_for_in_order_and_one_at_a_time() -> None:
+    """Asking for one says that the one before is packed, and its memory may go."""
+    g = Generator().manual_seed(1)
+    stored = [draw_expert({"hidden": 16, "inter": 8}, "bf16", g) for _ in range(3)]
+
+    class Lazy(Sequence[Any]):
+        asked: list[int]
+
+        def __init__(self) -> None:
+            self.asked = []
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: Any) -> Any:
+            self.asked.append(index)
+            if index:  # what was handed out before is gone
+                for weight in stored[index - 1]:
+                    weight.data.fill_(float("nan"))
+            return stored[index]
+
+    kernel, lazy = CpuMoeFfn("float32"), Lazy()
+    packed = kernel.pack(lazy)
+    assert lazy.asked == [0, 1, 2]
+    x, ids = torch.randn(5, 16, generator=g), torch.tensor([[0, 1, 2]] * 5)
+    assert bool(kernel.run(packed, x, ids, torch.ones(5, 3)).isfinite().all())
+
+
+@ON_EACH
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_batches_equal_the_reference_too(isa: Isa, dtype: str) -> None:
+    """More rows than one chunk, also of a single expert."""
+    g = Generator().manual_seed(5)
+    operator = OPERATORS["moe_ffn"]
+    shape = {"tokens": 600, "hidden": 72, "inter": 40, "experts": 2, "k": 1}
+    case = operator.draw(shape, "skewed", "fp8_block", DTYPES[dtype], g)
+    kernel = CpuMoeFfn(dtype, native_of(isa, 2))
+    output = kernel.run(kernel.pack(*case.weights), *case.inputs)
+    error = operator.error(output, operator.reference(case.weights, *case.inputs))
+    assert error <= operator.limit("fp8_block", dtype)
