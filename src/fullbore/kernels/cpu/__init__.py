@@ -1,8 +1,8 @@
 """Kernels in C++ for any CPU, loaded through a plain C interface (``native``).
 
 Like the torch kernels they keep rows apart, in both types: what comes out for a token depends, to the last
-bit, on that token alone, never on what else is in the batch or on the number of threads. Between two
-instruction sets the last bits differ.
+bit, on that token's own history alone, never on what else is in the batch, on chunk borders, on pages or on
+the number of threads. Between two instruction sets the last bits differ.
 """
 
 from fullbore.ops.registry import Entry
@@ -13,4 +13,10 @@ KERNELS = (
     Entry("linear", "cpu", f"{_HERE}.linear:CpuLinear"),
     Entry("swiglu", "cpu", f"{_HERE}.moe:CpuSwiglu"),
     Entry("moe_ffn", "cpu", f"{_HERE}.moe:CpuMoeFfn"),
+    Entry("route", "cpu", f"{_HERE}.route:CpuRoute"),
+    Entry("rms_norm", "cpu", f"{_HERE}.pointwise:CpuRmsNorm"),
+    Entry("rope", "cpu", f"{_HERE}.pointwise:CpuRope"),
+    Entry("kv_append", "cpu", f"{_HERE}.attention:CpuKvAppend"),
+    Entry("mla_prefill", "cpu", f"{_HERE}.attention:CpuMlaPrefill"),
+    Entry("mla_decode", "cpu", f"{_HERE}.attention:CpuMlaDecode"),
 )
