@@ -18,7 +18,8 @@ from fullbore.ops.demand import LADDER
 from fullbore.ops.formats import Weight
 from fullbore.ops.operators import OPERATORS
 from fullbore.ops.registry import Entry, Registry
-from fullbore.ops.selection import select
+from fullbore.ops.selection import Bound, BoundByTokens, select
+from fullbore.ops.tuned import shortfalls
 
 JOB = Job("linear", (("in", 8), ("out", 4)), "fp32", "float32", "cpu")
 
@@ -200,3 +201,53 @@ def test_what_was_not_selected_cannot_be_bound(registry: Registry) -> None:
     selection = select(groups(JOB), registry, "cpu", "float32")
     with pytest.raises(FullboreError, match="in 9, out 4"):
         selection.bind(("linear",), Weight(torch.zeros(4, 9)))
+
+
+def test_kernels_by_tokens_dispatch_on_the_rows_of_a_call(registry: Registry) -> None:
+    weight = Weight(torch.randn(4, 8))
+    cheap_when_few = tuple(float(n) for n in LADDER)
+    cheap_when_many = tuple(float(LADDER[-1] - n) for n in LADDER)
+
+    class ByTokens(NoEvidence):
+        def expected(self, job: Job, kernel: str) -> Expected:
+            buckets = cheap_when_few if kernel == "plain" else cheap_when_many
+            return Expected(sum(buckets), buckets)
+
+    selection = select(groups(JOB), registry, "cpu", "float32", ByTokens(), by_tokens=True)
+    assert selection.choices[JOB].names == "plain to 256 tokens, other beyond"
+    (linear,) = selection.bind(("linear",), weight)
+    assert isinstance(linear, BoundByTokens)
+    assert linear.packs[0] is linear.packs[-1], "one layout is packed once"
+    for tokens in range(1, 600, 7):
+        x = torch.randn(tokens, 8)
+        assert torch.equal(linear(x), x @ weight.data.T)
+        bucket = next((b for b, end in enumerate(LADDER) if tokens <= end), len(LADDER) - 1)
+        assert selection.choices[JOB].at(tokens) is linear.bounds[bucket].kernel
+        assert selection.choices[JOB].at(tokens).name == ("plain" if tokens <= 256 else "other")
+
+
+def test_one_winner_for_all_buckets_is_bound_without_a_dispatch(registry: Registry) -> None:
+    selection = select(groups(JOB), registry, "cpu", "float32", Known({(JOB, "other"): 1.0}), by_tokens=True)
+    (linear,) = selection.bind(("linear",), Weight(torch.randn(4, 8)))
+    assert isinstance(linear, Bound)
+    assert linear.kernel.name == "other"
+
+
+def test_a_refused_kernel_is_never_selected_and_costs_its_time_told(registry: Registry) -> None:
+    class Refused(Known):
+        def refusal(self, job: Job, kernel: str) -> str:
+            return "refused: its error is 1e-1" if kernel == "other" else ""
+
+    evidence = Refused({(JOB, "other"): 1.0, (JOB, "plain"): 5.0})
+    selection = select(groups(JOB), registry, "cpu", "float32", evidence)
+    assert selection.choices[JOB].kernel.name == "plain"
+    told = "\n".join(shortfalls(selection))
+    assert "kernel other refused: its error is 1e-1; plain computes instead, 5x slower" in told
+    assert "elsewhere" not in told, "a kernel for another device is no shortfall here"
+
+
+def test_what_was_never_compared_is_told(registry: Registry) -> None:
+    told = "\n".join(shortfalls(select(groups(JOB), registry, "cpu", "float32")))
+    assert "kernel plain was not compared with other" in told
+    assert "kernel absent cannot be imported" in told
+    assert "how much slower was not measured" in told

@@ -60,10 +60,9 @@ class Measured:
                 return None
             buckets[bisect_left(LADDER, call.tokens, 0, len(LADDER) - 1)] += call.weight * known.us
             source = max(source, known.source, key=SOURCES.index)
-        us = sum(buckets)
         for bucket, tokens in enumerate(LADDER):
             known = self.estimator.of(job, kernel, tokens, self.usual_context(job))
             if known is None:
                 return None
             buckets[bucket] += _UNVISITED * known.us
-        return Expected(us, tuple(buckets), source)
+        return Expected(sum(buckets), tuple(buckets), source)

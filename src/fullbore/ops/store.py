@@ -75,15 +75,17 @@ class Store:
                     told.append(f"{path.name}: {', '.join(differences(self.fingerprint, _header(path)))}")
         return told
 
-    def append(self, records: Iterable[Record]) -> None:
-        """Add to the file. What cannot be written is told once and costs no more than that."""
+    def append(self, records: Iterable[Record]) -> bool:
+        """Add to the file; whether that went well. What cannot be written is told once and costs no more."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._append(b"".join(_encode(record) + b"\n" for record in records))
+            return True
         except OSError as error:
             self._tell(
                 f"times cannot be kept in {self.path} ({error.strerror}); they are measured again next time"
             )
+            return False
 
     def _append(self, lines: bytes) -> None:
         with self.path.open("a+b", buffering=0) as file:

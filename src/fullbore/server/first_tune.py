@@ -7,12 +7,14 @@ own bar, and whatever becomes of it, the server starts.
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fullbore.engine.options import EngineOptions
+from fullbore.flags import PREFIX
 from fullbore.hardware.cpu import best_dtype
 from fullbore.ops.setting import Setting
 
@@ -45,7 +47,9 @@ class FirstTune:
         if not self.needed():
             return
         log.info("measuring this machine's kernels for the model, once (--tune off goes without)")
-        process = await asyncio.create_subprocess_exec(*program, *self.arguments())
+        # All is said by arguments: variables such as FULLBORE_CONCURRENCY may be meant for another verb.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        process = await asyncio.create_subprocess_exec(*program, *self.arguments(), env=environment)
         try:
             code = await process.wait()
         except asyncio.CancelledError:

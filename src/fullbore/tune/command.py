@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from fullbore.errors import FullboreError, UsageError
+from fullbore.errors import UsageError
 from fullbore.tune.options import add_flags, setting
 
 
@@ -56,5 +56,3 @@ def _tune(args: argparse.Namespace) -> None:
     session.measure(args.thorough, args.only_choices)
     if not args.quiet:
         session.report(args.by_tokens)
-    if session.setting.store.trouble:
-        raise FullboreError(session.setting.store.trouble)

@@ -6,7 +6,8 @@ shape with few tokens. A kernel that raises, or whose error exceeds the operator
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from fullbore.ops.demand import step_shape, subject
 from fullbore.ops.operators import OPERATORS
 from fullbore.ops.times import WORST, Subject, Verdict
 
-TOKENS = (1, 3, 17)  # at the job's shape: alone, an odd few, more than a tile of rows
+TOKENS = (3, 17)  # at the job's shape: an odd few, more than a tile of rows; one alone is a case
 CONTEXT = 70
 MOST_EXPERTS = 8  # are drawn at the job's shape: an expert is as good as another
 MOST_VALUES = 1 << 26  # of weights; above, only the plain case is drawn at the job's shape
@@ -34,40 +35,63 @@ class Trial:
     expected: Any
 
 
-def trials(job: Job, sizes: Shape) -> Iterator[Trial]:
-    """Everything that a kernel of this job must get right."""
+def example_trials(job: Job) -> Iterator[Trial]:
+    """The operator's own shapes: the same for all jobs of one format and type."""
     operator = OPERATORS[job.operator]
     generator = Generator().manual_seed(_SEED)
     for shape in operator.shapes:
-        yield from _at(operator, job, shape, operator.cases, generator)
+        for case in operator.cases:
+            yield _trial(operator, job, shape, case, generator)
+
+
+def own_trials(job: Job, sizes: Shape) -> Iterator[Trial]:
+    """The job's own shape."""
+    operator = OPERATORS[job.operator]
+    generator = Generator().manual_seed(_SEED)
     fixed = _fewer_experts(subject(job, sizes))
     large = _values(fixed) > MOST_VALUES
     for tokens in TOKENS[-1:] if large else TOKENS:
         shape = step_shape(operator, fixed, tokens, CONTEXT)
-        yield from _at(operator, job, shape, operator.cases[:1] if large else operator.cases, generator)
+        for case in operator.cases[:1] if large else operator.cases:
+            if case != "one_token" or tokens == TOKENS[-1]:
+                yield _trial(operator, job, shape, case, generator)
 
 
-def examine(
-    job: Job,
-    kernels: Sequence[type[Kernel]],
-    sizes: Shape,
-    tried: Iterator[Trial] | None = None,
-    now: Callable[[], float] = time.time,
-) -> Mapping[str, Verdict]:
-    """The verdict on each kernel, by name. ``tried``: other trials than ``trials``, for tests."""
+@dataclass
+class Gate:
+    """Examines jobs of one model. ``sizes``: of ``Workload``. ``now``: seconds since 1970."""
+
+    sizes: Shape
+    now: Callable[[], float] = time.time
+    _examples: dict[tuple[str, str, str, str, type[Kernel]], "_Worst"] = field(default_factory=dict)
+
+    def examine(self, job: Job, kernels: Sequence[type[Kernel]]) -> Mapping[str, Verdict]:
+        """The verdict on each kernel, by name."""
+        operator = OPERATORS[job.operator]
+        kind = job.operator, job.format, job.dtype, job.device
+        new = {kernel: _Worst(operator.limit(job.format, job.dtype)) for kernel in kernels
+               if (*kind, kernel) not in self._examples}  # fmt: skip
+        if new:
+            _try(job, new, example_trials(job))
+            self._examples |= {(*kind, kernel): worst for kernel, worst in new.items()}
+        worst = {kernel: copy(self._examples[*kind, kernel]) for kernel in kernels}
+        _try(job, worst, own_trials(job, self.sizes))
+        about = Subject.of(job, subject(job, self.sizes))
+        return {
+            kernel.name: seen.verdict(about, kernel.name, kernel_code(kernel), self.now())
+            for kernel, seen in worst.items()
+        }
+
+
+def _try(job: Job, worst: Mapping[type[Kernel], "_Worst"], trials: Iterator[Trial]) -> None:
+    """Each trial once, for all kernels that can do it and have not failed."""
     operator = OPERATORS[job.operator]
-    made = {kernel.name: kernel(job.dtype) for kernel in kernels}
-    worst = {name: _Worst(operator.limit(job.format, job.dtype)) for name in made}
-    for trial in tried if tried is not None else trials(job, sizes):
+    made = {kernel: kernel(job.dtype) for kernel in worst}
+    for trial in trials:
         here = Job.of(operator, trial.drawn.weights, job.dtype, job.device)
-        for name, kernel in made.items():
-            if not worst[name].failure and not kernel.unsupported(here):
-                worst[name].take(trial, kernel, operator)
-    about = Subject.of(job, subject(job, sizes))
-    return {
-        kernel.name: worst[kernel.name].verdict(about, kernel.name, kernel_code(kernel), now())
-        for kernel in kernels
-    }
+        for kernel, seen in worst.items():
+            if not seen.failure and not kernel.unsupported(here):
+                seen.take(trial, made[kernel], operator)
 
 
 class _Worst:
@@ -93,15 +117,12 @@ class _Worst:
         return Verdict(about, kernel, code, when, passed, self.error, self.limit, self.case, self.failure)
 
 
-def _at(
-    operator: Operator, job: Job, shape: Shape, cases: Sequence[str], generator: Generator
-) -> Iterator[Trial]:
-    for case in cases:
-        drawn = operator.draw(shape, case, job.format, DTYPES[job.dtype], generator)
-        sizes = ", ".join(f"{name} {size}" for name, size in shape.items())
-        with torch.inference_mode():
-            expected = operator.reference(drawn.weights, *drawn.inputs)
-        yield Trial(f"case {case} at {sizes}", drawn, expected)
+def _trial(operator: Operator, job: Job, shape: Shape, case: str, generator: Generator) -> Trial:
+    drawn = operator.draw(shape, case, job.format, DTYPES[job.dtype], generator)
+    sizes = ", ".join(f"{name} {size}" for name, size in shape.items())
+    with torch.inference_mode():
+        expected = operator.reference(drawn.weights, *drawn.inputs)
+    return Trial(f"case {case} at {sizes}", drawn, expected)
 
 
 def _fewer_experts(shape: Shape) -> Shape:

@@ -39,7 +39,7 @@ class Session:
     work: Workload
     setting: Setting
     times: Times
-    registry: Registry = CATALOGUE
+    registry: Registry
 
     @staticmethod
     def of(model: str, dtype: str, setting: Setting) -> "Session":
@@ -48,16 +48,17 @@ class Session:
         config = load_config(folder := locate(model))
         chosen = compute_type(dtype)
         work = workload(config, Checkpoint.open(folder, config), chosen)
-        return Session(model_digest(folder), chosen, work, setting, setting.store.load())
+        return Session(model_digest(folder), chosen, work, setting, setting.store.load(), CATALOGUE)
 
     def measure(self, thorough: bool, only_choices: bool) -> None:
         """What is not in the table yet."""
         store = self.setting.store
         bench = Bench(probes(), last_level_cache_bytes(), free_memory_bytes() // WEIGHTS_SHARE)
+        screen = Console(stderr=True)
         bar = Progress(
             TextColumn("measuring kernels: {task.description}"), BarColumn(),
             TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
-            console=Console(stderr=True), transient=True, refresh_per_second=4,
+            console=screen, transient=True, refresh_per_second=4, disable=not screen.is_terminal,
         )  # fmt: skip
         with bar:
             task = bar.add_task("")

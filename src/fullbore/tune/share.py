@@ -25,8 +25,7 @@ def take(path: Path, store: Store) -> None:
     """The records of ``path`` into this machine's table. UsageError unless it was measured on a twin."""
     theirs, ours = _at(path, lambda: read(path, store.fingerprint)), store.load()
     news = [record for record in ours.merged(theirs) if record not in set(ours)]
-    store.append(news)
-    if store.trouble:
+    if not store.append(news):
         raise UsageError(store.trouble)
     print(f"took {len(news)} of the {len(theirs)} records in {path}")
 

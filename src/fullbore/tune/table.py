@@ -55,10 +55,9 @@ def percent(share: float) -> str:
 
 
 def _losers(choice: Choice) -> str:
-    told = []
-    for loser in choice.losers:
-        if loser.by_design:
-            continue
-        reason = loser.reasons[0]
-        told.append(f"{loser.kernel} ({'refused' if reason.startswith('refused') else reason})")
-    return ", ".join(told)
+    """Those that were compared, and those refused; who cannot run here is told below the table."""
+    compared = [f"{loser.kernel} ({loser.reasons[0]})" for loser in choice.losers if loser.able]
+    refused = [
+        f"{loser.kernel} (refused)" for loser in choice.losers if loser.reasons[0].startswith("refused")
+    ]
+    return ", ".join([*compared, *refused])

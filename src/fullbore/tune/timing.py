@@ -17,6 +17,7 @@ Call = Callable[[], object]
 Clock = Callable[[], float]
 
 SHORTEST_S = 20e-6  # below, the clock and the call of it show
+MOST_LOOPS = 100  # however coarse the clock
 WARM_UP = 3
 
 
@@ -71,7 +72,7 @@ def compare(calls: Sequence[Call], effort: Effort, clock: Clock = time.perf_coun
         for _ in range(WARM_UP):
             call()
         once = max(_reading(call, 1, clock), 1e-9)
-        loops.append(max(1, round(SHORTEST_S / once)))
+        loops.append(max(1, min(MOST_LOOPS, round(SHORTEST_S / once))))
     readings: list[list[float]] = [[] for _ in calls]
     for turn in range(effort.most):
         if turn >= effort.least and clock() - begin > effort.seconds:

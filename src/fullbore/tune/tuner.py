@@ -19,7 +19,7 @@ from fullbore.ops.operators import OPERATORS
 from fullbore.ops.registry import Registry
 from fullbore.ops.times import Record, Seen, Subject, Times, Timing, Verdict
 from fullbore.scenario.mix import Mix
-from fullbore.tune.gate import examine
+from fullbore.tune.gate import Gate
 from fullbore.tune.pinning import pinned
 from fullbore.tune.points import Inputs, Mode, Point, points, timed_sizes
 from fullbore.tune.timing import Clock, Effort, Spread, compare, copies_needed, rotating
@@ -50,7 +50,7 @@ class Tuner:
     mode: Mode
     bench: Bench
     times: Times
-    keep: Callable[[Iterable[Record]], None]
+    keep: Callable[[Iterable[Record]], object]
     only_choices: bool = False
     progress: Progress = field(default=lambda done, total, next: None)
 
@@ -62,10 +62,10 @@ class Tuner:
         left = [self._missing(job, able, at) for job, able, at in plan]
         if any(left):
             effort = self._effort(sum(left))
-            done = 0
+            done, gate = 0, Gate(self.work.sizes, self.bench.now)
             for job, able, at in plan:
                 self.progress(done, total, job.operator)
-                passed = self._gate(job, able)
+                passed = self._examine(gate, job, able)
                 for number, _ in enumerate(self._time(job, passed, at, effort), 1):
                     self.progress(done + number, total, job.operator)
                 done += 1 + len(at)
@@ -92,11 +92,11 @@ class Tuner:
         self._keep([Seen(self.bench.now(), ceiling.read, tuple(sorted(ceiling.flops.items())))])
         return ceiling
 
-    def _gate(self, job: Job, kernels: list[type[Kernel]]) -> list[type[Kernel]]:
+    def _examine(self, gate: Gate, job: Job, kernels: list[type[Kernel]]) -> list[type[Kernel]]:
         """Those that passed, now or before."""
         fresh = [kernel for kernel in kernels if self._verdict(job, kernel) is None]
         if fresh:
-            self._keep(examine(job, fresh, self.work.sizes, now=self.bench.now).values())
+            self._keep(gate.examine(job, fresh).values())
         return [kernel for kernel in kernels if (seen := self._verdict(job, kernel)) and seen.passed]
 
     def _verdict(self, job: Job, kernel: type[Kernel]) -> Verdict | None:
