@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from fullbore.ops.times import Covered, Record, Seen, Subject, Timing, Verdict
+from fullbore.ops.times import Begun, Covered, Record, Seen, Subject, Timing, Verdict
 
 JOB = Subject("linear", (("in", 8), ("out", 4)), "fp32", "float32", "cpu")
 OTHER = Subject("linear", (("in", 16), ("out", 4)), "fp32", "float32", "cpu")
@@ -41,7 +41,8 @@ verdicts = st.builds(
     Verdict, subjects, kernels, hashes, when, st.booleans(), st.floats(-1, 1e300), us, st.text(max_size=9),
     st.text(max_size=9),
 )  # fmt: skip
+begun = st.builds(Begun, subjects, kernels, hashes, when, st.booleans())
 ceilings = st.builds(Seen, when, us, st.just((("float32", 1.0),)))
 covered = st.builds(Covered, st.sampled_from(["m", "n"]), hashes, st.just("float32"), when)
-records: st.SearchStrategy[Record] = st.one_of(timings, verdicts, ceilings, covered)
+records: st.SearchStrategy[Record] = st.one_of(timings, verdicts, begun, ceilings, covered)
 tables = st.lists(records, max_size=12)

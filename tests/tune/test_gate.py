@@ -5,16 +5,17 @@ import torch
 from toy_kernels import RUNS, Nan, Odd, Quick, Raises, Toy, Wrong
 
 from fullbore.kernels.catalogue import CATALOGUE
-from fullbore.ops.contract import Job, Kernel, Operator
+from fullbore.ops.contract import Job, Operator
 from fullbore.ops.operators import OPERATORS
-from fullbore.tune import gate
+from fullbore.tune import gate as gate_module
 from fullbore.tune.gate import TOKENS, Gate, example_trials, own_trials
 
 LINEAR = Job("linear", (("in", 512), ("out", 64)), "fp8_block", "float32", "cpu")
 
 
 def test_a_fast_wrong_kernel_is_refused_with_the_error_seen() -> None:
-    verdicts = Gate({}, lambda: 7.0).examine(LINEAR, [Toy, Wrong, Quick, Nan, Raises, Odd])
+    gate = Gate({}, lambda: 7.0)
+    verdicts = {each.name: gate.examine(LINEAR, each) for each in (Toy, Wrong, Quick, Nan, Raises, Odd)}
     assert {name for name, verdict in verdicts.items() if verdict.passed} == {"steady", "quick", "odd"}
     wrong = verdicts["wrong"]
     assert wrong.error == pytest.approx(0.01, rel=0.01)
@@ -41,7 +42,7 @@ def test_a_kernel_is_wrong_if_it_is_wrong_once() -> None:
 
     for at in (1, trials // 2, trials, trials + 1):
         Once.wrong_at, Once.calls = at, 0
-        assert Gate({}).examine(LINEAR, [Once])["once"].passed == (at > trials)
+        assert Gate({}).examine(LINEAR, Once).passed == (at > trials)
 
 
 def test_what_was_seen_at_the_operators_shapes_counts_for_every_job() -> None:
@@ -50,16 +51,15 @@ def test_what_was_seen_at_the_operators_shapes_counts_for_every_job() -> None:
     examination = Gate({})
     for job in (LINEAR, wider):
         RUNS.clear()
-        verdicts = examination.examine(job, [Toy, Raises])
-        assert verdicts["steady"].passed
-        assert not verdicts["raises"].passed
+        assert examination.examine(job, Toy).passed
+        assert not examination.examine(job, Raises).passed
     assert RUNS.count("steady") == len(list(own_trials(wider, {})))
     assert RUNS.count("raises") == 0, "it has failed already"
 
 
 def test_a_kernel_that_could_not_be_tried_did_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "own_trials", lambda job, sizes: iter([]))
-    verdict = Gate({}).examine(LINEAR, [Odd])["odd"]
+    monkeypatch.setattr(gate_module, "own_trials", lambda job, sizes: iter([]))
+    verdict = Gate({}).examine(LINEAR, Odd)
     assert not verdict.passed
     assert "nothing was tried" in verdict.reason
 
@@ -94,8 +94,6 @@ def test_the_torch_kernels_pass(operator: Operator, dtype: str) -> None:
     shape, format = operator.shapes[0], operator.formats[0]
     drawn = operator.draw(shape, operator.cases[0], format, torch.float32, torch.Generator())
     job = Job.of(operator, drawn.weights, dtype, "cpu")
-    kernels: list[type[Kernel]] = [
-        entry.load() for entry in CATALOGUE.candidates(operator.name) if entry.name == "torch"
-    ]
-    for name, verdict in Gate({"rope": 8, "dim": 8}).examine(job, kernels).items():
-        assert verdict.passed, f"{name}: {verdict.reason}"
+    (torch_kernel,) = (entry for entry in CATALOGUE.candidates(operator.name) if entry.name == "torch")
+    verdict = Gate({"rope": 8, "dim": 8}).examine(job, torch_kernel.load())
+    assert verdict.passed, verdict.reason

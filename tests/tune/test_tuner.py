@@ -1,16 +1,18 @@
 """What is measured, in which order, kept when, and not measured twice. No real clock decides anything."""
 
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 
 import pytest
 from toy_kernels import CLOCK, PROBES, RUNS, Odd, Quick, Raises, Toy, Wrong, registry
 
+from fullbore.ops.code import kernel_code
 from fullbore.ops.contract import Job
 from fullbore.ops.demand import LADDER, Workload
 from fullbore.ops.registry import Registry
 from fullbore.ops.store import Store
-from fullbore.ops.times import Record, Seen, Times, Timing, Verdict
+from fullbore.ops.times import Begun, Record, Seen, Times, Timing, Verdict
 from fullbore.ops.tuned import Tuned, shortfalls
 from fullbore.scenario.mix import StepShape
 from fullbore.tune.points import QUICK, THOROUGH, Mode, points, timed_sizes
@@ -23,7 +25,8 @@ WORK = Workload({(SMALL,): 2, (LARGE,): 1}, {}, bytes=1 << 16)
 MODE = Mode("toy", (1, 8, 64), (), Effort(0.0, 3, 3), 1.0)
 FEW = (StepShape(1, 100, (), 1, 1.0),)
 MANY = (StepShape(64, 100, (), 64, 1.0),)
-BENCH = Bench(PROBES, 1 << 16, 1 << 30, CLOCK, now=lambda: 1000.0)
+MOMENTS = count(1000.0)
+BENCH = Bench(PROBES, 1 << 16, 1 << 30, CLOCK, now=lambda: next(MOMENTS))
 
 
 def tuner(kernels: Registry, kept: list[Record], times: Iterable[Record] = (), **changes: object) -> Tuner:
@@ -154,8 +157,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, after: int)
         rest = Tuner(Registry([*whole.entries[:-1], entry]), WORK, FEW, MODE, BENCH, before, store.append)
         finished = rest.run()
     assert store.load() == finished
-    kept = [record for record in before if not isinstance(record, Seen)]
-    assert set(kept) <= set(finished)
+    assert {record for record in before if isinstance(record, Timing | Verdict)} <= set(finished)
     complete = tuner(registry(Toy, Quick), []).run()
     assert {record.key[2:3] + record.key[4:] for record in finished if isinstance(record, Timing)} == {
         record.key[2:3] + record.key[4:] for record in complete if isinstance(record, Timing)
@@ -207,3 +209,44 @@ def test_experts_that_fit_nowhere_are_timed_by_fewer() -> None:
     assert 8 <= fixed["experts"] <= (2 << 30) // (3 * 7168 * 2048)
     assert timed_sizes(work, job, 1)["experts"] == 8, "no fewer than a token goes to"
     assert timed_sizes(work, job, 1 << 40)["experts"] == 256
+
+
+def test_a_kernel_that_ends_the_process_is_refused_from_then_on() -> None:
+    """As an illegal instruction would: whatever was on disk by then is all there is."""
+    kept: list[Record] = []
+
+    def killed(records: Iterable[Record]) -> None:
+        kept.extend(records)
+        last = kept[-1]
+        if isinstance(last, Begun) and last.kernel == "quick" and last.open:
+            raise SystemExit
+
+    kernels = registry(Toy, Quick)
+    with pytest.raises(SystemExit):
+        Tuner(kernels, WORK, FEW, MODE, BENCH, Times(), killed).run()
+    begun = kept[-1]
+    assert isinstance(begun, Begun)
+    selection = Tuned(Times(kept), MANY)(WORK, kernels, "float32")
+    assert selection.choices[SMALL].kernel.name == "steady"
+    assert "the process ended while it was examined" in " ".join(shortfalls(selection))
+    RUNS.clear()
+    times = tuner(kernels, [], kept, work=Workload({(SMALL,): 2}, {}, bytes=1 << 16)).run()
+    assert "quick" not in RUNS
+    again = Mode("again", (1, 8, 64), (), Effort(0.0, 3, 3), 1.0, tries_again=True)
+    tried = tuner(kernels, [], times, mode=again).run()
+    assert not tried.ended_a_process(begun.subject, "quick", begun.code)
+    assert Tuned(tried, MANY)(WORK, kernels, "float32").choices[SMALL].kernel.name == "quick"
+
+
+def test_an_interruption_is_not_held_against_a_kernel() -> None:
+    class Interrupted(Toy):
+        def run(self, packed: object, *inputs: object) -> object:
+            raise KeyboardInterrupt
+
+    kept: list[Record] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Toy, "run", Interrupted.run)
+        with pytest.raises(KeyboardInterrupt):
+            tuner(registry(Toy), kept).run()
+    (subject,) = {record.subject for record in kept if isinstance(record, Begun)}
+    assert not Times(kept).ended_a_process(subject, "steady", kernel_code(Toy))

@@ -9,6 +9,7 @@ from fullbore.ops.demand import LADDER, calls, usual_context
 from fullbore.ops.estimate import SOURCES, Estimator
 from fullbore.scenario.mix import Mix
 
+ENDED = "the process ended while it was examined (to try again: fullbore tune MODEL --thorough)"
 # Buckets that the mix never visits still get the faster kernel where kernels may differ by tokens.
 _UNVISITED = 1e-9
 
@@ -23,8 +24,10 @@ class Measured:
     _known: dict[tuple[Job, str], Expected | None] = field(default_factory=dict, repr=False)
 
     def refusal(self, job: Job, kernel: str) -> str:
-        here = self.estimator.subject(job)
-        verdict = self.estimator.times.verdict(here, kernel, self.estimator.code(job, kernel))
+        here, code = self.estimator.subject(job), self.estimator.code(job, kernel)
+        if self.estimator.times.ended_a_process(here, kernel, code):
+            return f"refused: {ENDED}"
+        verdict = self.estimator.times.verdict(here, kernel, code)
         return verdict.reason if verdict is not None and not verdict.passed else ""
 
     def packed_bytes(self, job: Job, kernel: str) -> int:

@@ -86,6 +86,25 @@ class Verdict(msgspec.Struct, frozen=True, order=True, tag="verdict"):
         return f"refused: its error is {self.error:.1e}, {self.limit:.1e} is allowed ({self.case})"
 
 
+class Begun(msgspec.Struct, frozen=True, order=True, tag="begun"):
+    """An examination began, or (``open`` false) was left by an error that was caught. One that stays open and
+    has no verdict ended its process: an instruction that this processor lacks, a write out of bounds."""
+
+    subject: Subject
+    kernel: str
+    code: str
+    when: float
+    open: bool
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return ("begun", self.subject, self.kernel, self.code)
+
+    @property
+    def rank(self) -> tuple[object, ...]:
+        return (self.when, not self.open)
+
+
 class Seen(msgspec.Struct, frozen=True, order=True, tag="ceiling"):
     """The machine's ceilings as measured: bytes/s, operations/s."""
 
@@ -119,7 +138,7 @@ class Covered(msgspec.Struct, frozen=True, order=True, tag="covered"):
         return (self.when, self)
 
 
-Record = Timing | Verdict | Seen | Covered
+Record = Timing | Verdict | Begun | Seen | Covered
 
 
 class Times:
@@ -177,6 +196,11 @@ class Times:
     def verdict(self, subject: Subject, kernel: str, code: str) -> Verdict | None:
         found = self._records.get(("verdict", subject, kernel, code))
         return found if isinstance(found, Verdict) else None
+
+    def ended_a_process(self, subject: Subject, kernel: str, code: str) -> bool:
+        """Whether an examination of this kernel never came back."""
+        found = self._records.get(("begun", subject, kernel, code))
+        return isinstance(found, Begun) and found.open and self.verdict(subject, kernel, code) is None
 
     @property
     def ceiling(self) -> Seen | None:

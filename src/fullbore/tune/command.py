@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import signal
+import sys
 from pathlib import Path
 
 from fullbore.errors import UsageError
@@ -50,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
 def _tune(args: argparse.Namespace) -> None:
     # Waiting threads must sleep, as in the engine: two pools that spin keep each other from the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # A caught end leaves no mark on the kernel at work, as one that ends the process by itself does.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     from fullbore.tune.session import Session
 
     session = Session.of(args.model, args.dtype, setting(args))

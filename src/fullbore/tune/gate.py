@@ -5,7 +5,7 @@ shape with few tokens. A kernel that raises, or whose error exceeds the operator
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ from fullbore.ops.times import WORST, Subject, Verdict
 TOKENS = (3, 17)  # at the job's shape: an odd few, more than a tile of rows; one alone is a case
 CONTEXT = 70
 MOST_EXPERTS = 8  # are drawn at the job's shape: an expert is as good as another
-MOST_VALUES = 1 << 26  # of weights; above, only the plain case is drawn at the job's shape
+MOST_VALUES = 1 << 24  # of weights; above, only the plain case is drawn at the job's shape
 _SEED = 20
 
 
@@ -57,41 +57,44 @@ def own_trials(job: Job, sizes: Shape) -> Iterator[Trial]:
                 yield _trial(operator, job, shape, case, generator)
 
 
+Kind = tuple[str, str, str, str]  # what of a job the operator's own shapes are drawn for
+
+
 @dataclass
 class Gate:
     """Examines jobs of one model. ``sizes``: of ``Workload``. ``now``: seconds since 1970."""
 
     sizes: Shape
     now: Callable[[], float] = time.time
-    _examples: dict[tuple[str, str, str, str, type[Kernel]], "_Worst"] = field(default_factory=dict)
+    _examples: dict[Kind, list[Trial]] = field(default_factory=dict)
+    _seen: dict[tuple[Kind, type[Kernel]], "_Worst"] = field(default_factory=dict)
+    _own: dict[Job, list[Trial]] = field(default_factory=dict)
 
-    def examine(self, job: Job, kernels: Sequence[type[Kernel]]) -> Mapping[str, Verdict]:
-        """The verdict on each kernel, by name."""
-        operator = OPERATORS[job.operator]
+    def examine(self, job: Job, kernel: type[Kernel]) -> Verdict:
+        """The verdict on one kernel. Kernels of one job are best examined one after the other: they share the
+        trials, which cost more than the kernels do."""
         kind = job.operator, job.format, job.dtype, job.device
-        new = {kernel: _Worst(operator.limit(job.format, job.dtype)) for kernel in kernels
-               if (*kind, kernel) not in self._examples}  # fmt: skip
-        if new:
-            _try(job, new, example_trials(job))
-            self._examples |= {(*kind, kernel): worst for kernel, worst in new.items()}
-        worst = {kernel: copy(self._examples[*kind, kernel]) for kernel in kernels}
-        _try(job, worst, own_trials(job, self.sizes))
+        if (kind, kernel) not in self._seen:
+            if kind not in self._examples:
+                self._examples[kind] = list(example_trials(job))
+            limit = OPERATORS[job.operator].limit(job.format, job.dtype)
+            self._seen[kind, kernel] = _try(job, kernel, _Worst(limit), self._examples[kind])
+        if job not in self._own:
+            self._own = {job: list(own_trials(job, self.sizes))}  # of one job at a time: they may be large
+        worst = _try(job, kernel, copy(self._seen[kind, kernel]), self._own[job])
         about = Subject.of(job, subject(job, self.sizes))
-        return {
-            kernel.name: seen.verdict(about, kernel.name, kernel_code(kernel), self.now())
-            for kernel, seen in worst.items()
-        }
+        return worst.verdict(about, kernel.name, kernel_code(kernel), self.now())
 
 
-def _try(job: Job, worst: Mapping[type[Kernel], "_Worst"], trials: Iterator[Trial]) -> None:
-    """Each trial once, for all kernels that can do it and have not failed."""
+def _try(job: Job, kernel: type[Kernel], worst: "_Worst", trials: Sequence[Trial]) -> "_Worst":
+    """``worst`` after each trial that the kernel can do, until it fails."""
     operator = OPERATORS[job.operator]
-    made = {kernel: kernel(job.dtype) for kernel in worst}
+    made = kernel(job.dtype)
     for trial in trials:
         here = Job.of(operator, trial.drawn.weights, job.dtype, job.device)
-        for kernel, seen in worst.items():
-            if not seen.failure and not kernel.unsupported(here):
-                seen.take(trial, made[kernel], operator)
+        if not worst.failure and not kernel.unsupported(here):
+            worst.take(trial, made, operator)
+    return worst
 
 
 class _Worst:

@@ -19,17 +19,18 @@ _SEED = 21
 
 @dataclass(frozen=True)
 class Mode:
-    """How thoroughly. ``contexts``: beside the mix's own."""
+    """How thoroughly. ``contexts``: beside the mix's own. ``tries_again``: kernels that ended a process."""
 
     name: str
     ladder: tuple[int, ...]
     contexts: tuple[int, ...]
     effort: Effort  # seconds are for each point
     total_s: float  # shared out among the points where that gives each less
+    tries_again: bool = False
 
 
 QUICK = Mode("quick", (1, 8, 64, 512), (), Effort(0.5, 5, 50), 30.0)
-THOROUGH = Mode("thorough", LADDER, (64, 512, 4096), Effort(2.0, 30, 300), float("inf"))
+THOROUGH = Mode("thorough", LADDER, (64, 512, 4096), Effort(2.0, 30, 300), float("inf"), True)
 MODES = {mode.name: mode for mode in (QUICK, THOROUGH)}
 
 

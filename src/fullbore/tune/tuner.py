@@ -17,7 +17,7 @@ from fullbore.ops.contract import Job, Kernel, Shape, packed_bytes
 from fullbore.ops.demand import Workload, step_shape, subject
 from fullbore.ops.operators import OPERATORS
 from fullbore.ops.registry import Registry
-from fullbore.ops.times import Record, Seen, Subject, Times, Timing, Verdict
+from fullbore.ops.times import Begun, Record, Seen, Subject, Times, Timing, Verdict
 from fullbore.scenario.mix import Mix
 from fullbore.tune.gate import Gate
 from fullbore.tune.pinning import pinned
@@ -94,10 +94,25 @@ class Tuner:
 
     def _examine(self, gate: Gate, job: Job, kernels: list[type[Kernel]]) -> list[type[Kernel]]:
         """Those that passed, now or before."""
-        fresh = [kernel for kernel in kernels if self._verdict(job, kernel) is None]
-        if fresh:
-            self._keep(gate.examine(job, fresh).values())
+        for kernel in kernels:
+            if not self._settled(job, kernel):
+                self._examine_one(gate, job, kernel)
         return [kernel for kernel in kernels if (seen := self._verdict(job, kernel)) and seen.passed]
+
+    def _examine_one(self, gate: Gate, job: Job, kernel: type[Kernel]) -> None:
+        """With a note before it, so that a kernel that ends this process is known the next time."""
+        here, code = Subject.of(job, subject(job, self.work.sizes)), kernel_code(kernel)
+        self._keep([Begun(here, kernel.name, code, self.bench.now(), True)])
+        try:
+            self._keep([gate.examine(job, kernel)])
+        except BaseException:  # Ctrl-C, say: no fault of the kernel's
+            self._keep([Begun(here, kernel.name, code, self.bench.now(), False)])
+            raise
+
+    def _settled(self, job: Job, kernel: type[Kernel]) -> bool:
+        here, code = Subject.of(job, subject(job, self.work.sizes)), kernel_code(kernel)
+        ended = self.times.ended_a_process(here, kernel.name, code) and not self.mode.tries_again
+        return ended or self.times.verdict(here, kernel.name, code) is not None
 
     def _verdict(self, job: Job, kernel: type[Kernel]) -> Verdict | None:
         here = Subject.of(job, subject(job, self.work.sizes))
@@ -105,13 +120,11 @@ class Tuner:
 
     def _missing(self, job: Job, kernels: list[type[Kernel]], at: tuple[Point, ...]) -> int:
         """Examinations and points that are still to be made."""
-        verdicts = [self._verdict(job, kernel) for kernel in kernels]
-        passed = [
-            kernel for kernel, seen in zip(kernels, verdicts, strict=True) if seen is None or seen.passed
-        ]
+        unsettled = [kernel for kernel in kernels if not self._settled(job, kernel)]
+        passed = [k for k in kernels if k in unsettled or ((seen := self._verdict(job, k)) and seen.passed)]
         fixed = timed_sizes(self.work, job, self.bench.most_bytes)
         untimed = sum(not self._timed(job, fixed, passed, point) for point in at) if passed else 0
-        return untimed + (None in verdicts)
+        return untimed + bool(unsettled)
 
     def _timed(self, job: Job, fixed: Shape, kernels: list[type[Kernel]], point: Point) -> bool:
         here = Subject.of(job, fixed)
