@@ -73,13 +73,14 @@ def test_no_variable_meant_for_another_verb_reaches_it(
     options: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FULLBORE_CONCURRENCY", "1,4,16")
+    monkeypatch.setenv("FULLBORE_CPU_ISA", "avx2")
     seen = tmp_path / "seen"
     run(
         FirstTune("auto", options),
         "import os, sys; open(sys.argv[1], 'w').write(' '.join(k for k in os.environ if 'FULLB' in k) + '.')",
         [str(seen)],
     )
-    assert seen.read_text() == "."
+    assert seen.read_text() == "FULLBORE_CPU_ISA."
 
 
 @pytest.mark.parametrize("program", ["raise SystemExit(3)", "import os; os.kill(os.getpid(), 4)"])

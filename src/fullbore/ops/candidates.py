@@ -96,7 +96,8 @@ def consider(job: Job, registry: Registry, evidence: Evidence) -> Candidates:
             expected = evidence.expected(job, entry.name)
             losers.append(Loser(entry.name, (refusal,), expected.us if expected else None, able=False))
         elif reasons:
-            losers.append(Loser(entry.name, tuple(reasons), able=False, by_design=True))
+            once, by_design = evidence.once(job, entry.name), bool(kernel.unintended(job))
+            losers.append(Loser(entry.name, tuple(reasons), once, able=False, by_design=by_design))
         else:
             able.append(kernel)
     if not able:

@@ -119,6 +119,11 @@ class Kernel(ABC):
     @classmethod
     def unsupported(cls, job: Job) -> list[str]:
         """Why this kernel cannot do ``job``, in words a person understands; empty when it can."""
+        return cls.unintended(job)
+
+    @classmethod
+    def unintended(cls, job: Job) -> list[str]:
+        """The device, the format or the type that it was never made for: no lack on any machine."""
         reasons = []
         if job.device not in cls.devices:
             reasons.append(f"runs on {', '.join(cls.devices)}, not on {job.device}")

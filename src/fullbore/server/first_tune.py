@@ -20,6 +20,7 @@ from fullbore.ops.setting import Setting
 
 PROGRAM = (sys.executable, "-P", "-m", "fullbore", "tune")
 MODES = ("auto", "off", "quick", "thorough")
+NO_FLAGS = ("FULLBORE_CPU_ISA",)  # says which kernels there are, here and in the engine
 _END_S = 5.0  # for the tuner to keep its last record
 log = logging.getLogger("fullbore.server")
 
@@ -48,7 +49,11 @@ class FirstTune:
             return
         log.info("measuring this machine's kernels for the model, once (--tune off goes without)")
         # All is said by arguments: variables such as FULLBORE_CONCURRENCY may be meant for another verb.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(PREFIX) or name in NO_FLAGS
+        }
         process = await asyncio.create_subprocess_exec(*program, *self.arguments(), env=environment)
         try:
             code = await process.wait()
