@@ -1,0 +1,32 @@
+"""Which probes measure this machine's ceilings: the native library's where there is one, else torch's."""
+
+import importlib
+from ctypes import c_double, c_int64, c_void_p
+
+import torch
+
+from fullbore.hardware.ceiling import Probes, torch_probes
+
+_READ_BYTES = 512 << 20  # far beyond any last-level cache
+_REPEATS = 3
+
+
+def probes() -> Probes:
+    """The best there are here."""
+    try:
+        native = importlib.import_module("fullbore.kernels.cpu.native").native()
+        read, peak = native.lib["fb_read_probe"], native.lib["fb_peak_probe"]
+    except (ImportError, AttributeError):  # none was built, or one without probes
+        return torch_probes()
+    read.argtypes, read.restype = (c_void_p, c_void_p, c_int64), c_double  # GB/s
+    peak.argtypes, peak.restype = (c_void_p, c_int64), c_double  # GFLOP/s, 0 without such an instruction
+    memory = torch.ones(_READ_BYTES, dtype=torch.uint8)
+
+    def read_bytes() -> float:
+        return 1e9 * max(read(native.pool, memory.data_ptr(), _READ_BYTES) for _ in range(_REPEATS))
+
+    def flops(dtype: str) -> float:
+        found = max(peak(native.pool, dtype == "bfloat16") for _ in range(_REPEATS))
+        return 1e9 * float(found) if found else flops("float32")
+
+    return Probes(read_bytes, flops)
