@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.fullbore-installed
 
-.PHONY: demo test test-slow format clean
+.PHONY: demo test test-slow sanitize format clean
 
 demo: $(READY)  ## serve the bundled model, talk to it, measure it
 	$(BIN)/python -m fullbore.demo
@@ -18,6 +18,9 @@ test: $(READY)  ## lint, types and the default suite
 
 test-slow: $(READY)  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
+
+sanitize: $(READY)  ## the C++ kernels under the address, undefined and thread sanitizers
+	$(BIN)/python tests/kernels/sanitize.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -14,24 +14,25 @@ using namespace fullbore;
 
 namespace {
 
-// One block of at most 64 x 128 values; `stride` values between rows.
-void pack_block(Bf16, const uint8_t* source, int64_t stride, int outputs, int inputs, uint8_t* block) {
-  const auto* from = reinterpret_cast<const bf16*>(source);
-  auto* to = reinterpret_cast<bf16*>(block);
-  if (outputs < kPanel || inputs < kBlock) memset(block, 0, Bf16::kBlockBytes);
-  for (int output = 0; output < outputs; ++output)
-    for (int input = 0; input < inputs; ++input)
-      to[input / 2 * (2 * kPanel) + output * 2 + input % 2] = from[output * stride + input];
+// One row of at most 128 values of type T -> every `step` bytes of `to`, a pair at a time.
+template <class T>
+void scatter(const T* from, int inputs, uint8_t* to, size_t step) {
+  for (int pair = 0; pair < inputs / 2; ++pair) memcpy(to + pair * step, from + 2 * pair, 2 * sizeof(T));
+  if (inputs % 2) memcpy(to + inputs / 2 * step, from + inputs - 1, sizeof(T));
 }
 
-void pack_block(Fp8Block, const uint8_t* source, int64_t stride, int outputs, int inputs, uint8_t* block) {
+// One block of at most 64 x 128 values at `from`; `stride` values between rows.
+void pack_block(Bf16, const uint8_t* from, int64_t stride, int outputs, int inputs, uint8_t* block) {
+  if (outputs < kPanel || inputs < kBlock) memset(block, 0, Bf16::kBlockBytes);
+  const auto* values = reinterpret_cast<const bf16*>(from);
+  for (int output = 0; output < outputs; ++output)
+    scatter(values + output * stride, inputs, block + output * 4, kPanel * 4);
+}
+
+void pack_block(Fp8Block, const uint8_t* from, int64_t stride, int outputs, int inputs, uint8_t* block) {
   if (outputs < kPanel || inputs < kBlock) memset(block, 0, Fp8Block::kValues);
-  for (int output = 0; output < outputs; ++output) {
-    uint8_t* half = block + output / 32 * 64;
-    const int first = place(output % 32, 0);  // the other input of the pair lies beside it
-    for (int input = 0; input < inputs; ++input)
-      half[input / 2 * 128 + first + input % 2] = source[output * stride + input];
-  }
+  for (int output = 0; output < outputs; ++output)
+    scatter(from + output * stride, inputs, block + output / 32 * 64 + place(output % 32, 0), kPanel * 2);
 }
 
 template <class F>

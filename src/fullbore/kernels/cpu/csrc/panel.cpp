@@ -7,9 +7,10 @@
 namespace fullbore {
 
 // Rows up to which codes are decoded in registers, each time they are needed; for more rows once into scratch.
+// As many as leave registers for the decoder's tables, and in float32 for weights wider than their pairs.
 #if defined(__AVX512VBMI__)
 template <class A>
-constexpr int kInRegisters = std::is_same_v<A, float> ? 3 : kRows;  // float32 needs 4 registers for the weights more
+constexpr int kInRegisters = std::is_same_v<A, float> ? 3 : 5;
 #else
 template <class A>
 constexpr int kInRegisters = 0;

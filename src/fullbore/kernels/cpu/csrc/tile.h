@@ -100,7 +100,7 @@ template <bool kPrefetch, class Source>
 
 // `a`: the rows at the block's first input; `pairs` of inputs in it.
 template <int R, bool kPrefetch, class Source>
-void tile(const float* const* a, const Source& w, int pairs, const Into& into) {
+[[gnu::flatten]] void tile(const float* const* a, const Source& w, int pairs, const Into& into) {
   for (int j0 = 0; j0 < kPanel / W; j0 += kVectors) {
     vf sums[R][kVectors] = {};
     for (int k = 0; k < pairs; ++k) {
@@ -125,7 +125,7 @@ void tile(const float* const* a, const Source& w, int pairs, const Into& into) {
 #if defined(__AVX512BF16__)
 
 template <int R, bool kPrefetch, class Source>
-void tile(const bf16* const* a, const Source& w, int pairs, const Into& into) {
+[[gnu::flatten]] void tile(const bf16* const* a, const Source& w, int pairs, const Into& into) {
   __m512 sums[R][4];
   unrolled<R>([&](auto row) { unrolled<4>([&](auto j) { sums[row][j] = _mm512_setzero_ps(); }); });
   const bf16* at[R];
