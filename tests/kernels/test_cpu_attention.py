@@ -4,28 +4,27 @@ from typing import Any
 
 import pytest
 import torch
+from every_kernel import isas, native_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from fullbore.hardware.cpu import cpu_flags
 from fullbore.kernels.cpu.attention import CpuKvAppend, CpuMlaDecode, CpuMlaPrefill
-from fullbore.kernels.cpu.native import Native, load, runnable
+from fullbore.kernels.cpu.native import Native
 from fullbore.ops.attention import MLA_PREFILL, Heads
 from fullbore.ops.contract import DTYPES
 from fullbore.ops.draws import draw_weight
 
 SETTINGS = settings(max_examples=15, deadline=None)
-ISAS = runnable(cpu_flags())
 CONTEXTS = st.one_of(st.integers(1, 70), st.sampled_from([64, 128, 129, 320, 577]))
 HEADS = st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 40, 70]))
 SIZES = st.sampled_from([(8, 4, 8, 32), (20, 6, 12, 33), (13, 2, 7, 64), (32, 16, 72, 160), (5, 3, 1, 1)])
 
 
-@pytest.fixture(scope="module", params=ISAS, ids=lambda isa: isa.name)
+@pytest.fixture(scope="module", params=isas(), ids=lambda isa: isa.name)
 def threads(request: pytest.FixtureRequest) -> tuple[Native, Native]:
     """An instruction set with one thread, and with three."""
-    return load((request.param,), 1), load((request.param,), 3)
+    return native_of(request.param, 1), native_of(request.param, 3)
 
 
 class World:

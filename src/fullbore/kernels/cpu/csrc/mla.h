@@ -16,6 +16,7 @@ namespace fullbore::attention {
 
 constexpr int kValueStep = 32;   // latents are padded to this: a multiple of kColumns on every machine
 constexpr int kTokenChunk = 64;  // tokens that a task of the projections takes
+constexpr int kChunkRoom = kTokenChunk + kRowTail;
 
 // As packed by the Python side. P: kPair of the arithmetic; sizes rounded up, zeros where nothing is.
 struct MlaWeights {
@@ -126,12 +127,12 @@ class Mla {
         for (int i = 0; i < n; ++i) memset(row(int64_t{begin + i} * heads_ + head), 0, pitch_ * sizeof(T));
         return;
       }
-      char* const memory = static_cast<char*>(pool_.scratch(worker, kTokenChunk * (kPanel * 4 + inner * sizeof(T))));
+      char* const memory = static_cast<char*>(pool_.scratch(worker, kChunkRoom * (kPanel * 4 + inner * sizeof(T))));
       float* const product = reinterpret_cast<float*>(memory);
-      T* const copies = reinterpret_cast<T*>(product + kTokenChunk * kPanel);
+      T* const copies = reinterpret_cast<T*>(product + kChunkRoom * kPanel);
       const In* const q = in_.q + (token + begin) * in_.q_token + head * in_.q_head;
-      const T* left[kTokenChunk];
-      for (int i = 0; i < kTokenChunk; ++i) {
+      const T* left[kChunkRoom];
+      for (int i = 0; i < kChunkRoom; ++i) {
         const In* const from = q + std::min(i, n - 1) * in_.q_token;
         if constexpr (std::is_same_v<In, T>) {
           left[i] = from;
@@ -163,9 +164,9 @@ class Mla {
     pool_.run(chunks * w_.heads, [&](int task, int worker) {
       const int head = task % w_.heads, begin = task / w_.heads * kTokenChunk;
       const int n = std::min(kTokenChunk, tokens - begin);
-      float* const product = static_cast<float*>(pool_.scratch(worker, kTokenChunk * kPanel * 4));
-      const T* left[kTokenChunk];
-      for (int i = 0; i < kTokenChunk; ++i) left[i] = row(int64_t{begin + std::min(i, n - 1)} * heads_ + head);
+      float* const product = static_cast<float*>(pool_.scratch(worker, kChunkRoom * kPanel * 4));
+      const T* left[kChunkRoom];
+      for (int i = 0; i < kChunkRoom; ++i) left[i] = row(int64_t{begin + std::min(i, n - 1)} * heads_ + head);
       const T* panel = static_cast<const T*>(w_.value) + int64_t{head} * up(w_.v, kPanel) * values_;
       for (int column = 0; column < w_.v; column += kPanel, panel += kPanel * values_) {
         dots<A>(left, n, panel, kPanel, kPanel, values_ / P, product, kPanel);
@@ -187,7 +188,7 @@ class Mla {
   };
 
   Bench bench(int worker) {
-    const size_t query = size_t(pitch_) * kRows, copy = size_t(pitch_) * kKeys, scores = kKeys * kRows;
+    const size_t query = size_t(pitch_) * kRows, copy = size_t(pitch_) * kKeys, scores = kKeyRoom * kRows;
     const size_t floats = State::floats(kRows, values_) + scores;
     const size_t values = query + copy + scores + pitch_;
     float* const f = static_cast<float*>(pool_.scratch(worker, floats * 4 + values * sizeof(T)));
@@ -203,7 +204,7 @@ class Mla {
     Bench b = bench(worker);
     pack(tile, b.queries);
     const State state = State::at(b.state, tile.lanes());
-    const T* keys[2][kKeys];
+    const T* keys[2][kKeyRoom];
     const int blocks = tile.blocks();
     int n = point(tile, 0, b, keys[0]);
     for (int i = 0; i < blocks; ++i) {
@@ -231,7 +232,7 @@ class Mla {
         if (i >= tile.blocks()) return;
         Bench b = bench(worker);
         b.block.queries = queries + task / wave * query;
-        const T* keys[kKeys];
+        const T* keys[kKeyRoom];
         const int n = point(tile, i * kKeys, b, keys);
         b.block.run(tile, keys, i * kKeys, n, true, State::at(parts + task * size, tile.lanes()), nullptr);
       });
@@ -302,7 +303,7 @@ class Mla {
         for (int k = width_; k < pitch_; ++k) copy[k] = T{};
       }
     }
-    std::fill(keys + n, keys + kKeys, b.block.nothing);
+    std::fill(keys + n, keys + kKeyRoom, b.block.nothing);
     return n;
   }
 

@@ -87,7 +87,9 @@ static inline void dots_tile(const typename A::T* const* rows, const typename A:
   }
 }
 
-constexpr int kRowTail = 4;  // `rows` and `out` of `dots` have room for a multiple of this many
+// The last rows are taken by so many at once: `dots` reads up to kRowTail - 1 pointers past `n`, and writes that many
+// rows of `out`, so both have room for n + kRowTail and the pointers may be followed.
+constexpr int kRowTail = 4;
 
 template <class A, int C>
 static inline void dots_columns(const typename A::T* const* rows, int n, const typename A::T* panel, int stride,

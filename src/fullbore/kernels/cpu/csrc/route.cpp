@@ -29,19 +29,19 @@ inline vf sigmoid(vf x) {
 // `scores`: [tokens][row] of which this fills one panel's columns.
 template <class In>
 void score(const In* x, int64_t x_row, int tokens, const float* panel, int hidden, float* scores, int64_t row) {
-  alignas(64) float copies[kTokens][kInner], product[kTokens][kPanel];
+  alignas(64) float copies[kTokens][kInner], product[kTokens + kRowTail][kPanel];
   for (int i = 0; i < tokens; ++i) std::fill(scores + i * row, scores + i * row + kPanel, 0.0f);
   for (int begin = 0; begin < hidden; begin += kInner) {
     const int inner = std::min(kInner, hidden - begin);
-    const float* left[kTokens];
-    for (int i = 0; i < kTokens; ++i) {
-      const In* const from = x + std::min(i, tokens - 1) * x_row + begin;
+    const float* left[kTokens + kRowTail];
+    for (int i = 0; i < kTokens + kRowTail; ++i) {
+      const int token = std::min(i, tokens - 1);
+      const In* const from = x + token * x_row + begin;
       if constexpr (std::is_same_v<In, float>) {
         left[i] = from;
       } else {
-        left[i] = copies[i];
-        if (i >= tokens) continue;
-        convert(from, copies[i], inner);
+        left[i] = copies[token];
+        if (i == token) convert(from, copies[token], inner);
       }
     }
     dots<Fp32Dots>(left, tokens, panel + int64_t{begin} * kPanel, kPanel, kPanel, inner, product[0], kPanel);

@@ -12,6 +12,7 @@
 namespace fullbore::attention {
 
 constexpr int kKeys = 64;        // of a block
+constexpr int kKeyRoom = kKeys + kRowTail;
 constexpr int kRows = 64;        // of a tile: (token, head) pairs
 constexpr int kGroup = 8;        // rows that belong to one token
 constexpr int kColumns = 2 * W;  // of the values that `mix_tile` makes at once
@@ -86,7 +87,7 @@ static inline void fold_scores(const State& state, int at, vf largest, vf total,
   store(gain + at, g);
 }
 
-// What a worker needs beside the state. `scores`: [kKeys + kRowTail][kRows].
+// What a worker needs beside the state. `scores`: [kKeyRoom][kRows].
 template <class A>
 struct Block {
   using T = typename A::T;

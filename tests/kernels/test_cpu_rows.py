@@ -1,0 +1,90 @@
+"""Routing, norms and rotation in C++: what they promise beyond the right values."""
+
+from typing import Any
+
+import pytest
+import torch
+from every_kernel import isas, native_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator
+
+from fullbore.kernels.cpu.build import Isa
+from fullbore.kernels.cpu.pointwise import CpuRmsNorm, CpuRope
+from fullbore.kernels.cpu.route import CpuRoute
+from fullbore.ops.contract import DTYPES
+from fullbore.ops.operators import OPERATORS
+from fullbore.ops.route import Routing
+
+ON_EACH = pytest.mark.parametrize("isa", isas(), ids=lambda isa: isa.name)
+
+
+@ON_EACH
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), dtype=st.sampled_from(sorted(DTYPES)))
+def test_rows_are_routed_by_themselves(isa: Isa, data: Any, dtype: str) -> None:
+    """Any number of tokens, experts and inputs: right, alone as together, on one thread as on three."""
+    tokens, hidden = data.draw(st.integers(1, 75)), data.draw(st.integers(1, 300))
+    groups, each = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 40))
+    kept = data.draw(st.integers(1, groups))
+    routing = Routing(data.draw(st.integers(1, min(8, kept * each))), groups, kept, True, 2.5)
+    g = Generator().manual_seed(tokens)
+    weights = (
+        torch.randn(groups * each, hidden, generator=g),
+        torch.randn(groups * each, generator=g),
+        routing,
+    )
+    x = torch.randn(tokens, 2 * hidden, generator=g).to(DTYPES[dtype])[:, :hidden]
+    kernel, other = CpuRoute(dtype, native_of(isa, 1)), CpuRoute(dtype, native_of(isa, 3))
+    packed = kernel.pack(*weights)
+    ids, scores = kernel.run(packed, x)
+    operator = OPERATORS["route"]
+    assert operator.error((ids, scores), operator.reference(weights, x)) <= 1e-4
+    assert all(torch.equal(*pair) for pair in zip(other.run(packed, x), (ids, scores), strict=True))
+    rows = torch.tensor(data.draw(st.lists(st.integers(0, tokens - 1), min_size=1, max_size=30)))
+    some = other.run(packed, x[rows])
+    assert torch.equal(some[0], ids[rows])
+    assert torch.equal(some[1], scores[rows])
+
+
+@ON_EACH
+def test_of_equal_experts_the_first_are_chosen(isa: Isa) -> None:
+    kernel = CpuRoute("float32", native_of(isa, 2))
+    packed = kernel.pack(torch.zeros(16, 5), torch.zeros(16), Routing(3, 4, 2, True, 1.0))
+    ids, weights = kernel.run(packed, torch.ones(2, 5))
+    assert ids.tolist() == [[0, 1, 2]] * 2
+    assert torch.allclose(weights, torch.full((2, 3), 1 / 3))
+
+
+@ON_EACH
+def test_a_token_that_is_no_number_gets_real_experts_and_weights_that_show_it(isa: Isa) -> None:
+    g = Generator().manual_seed(2)
+    kernel = CpuRoute("float32", native_of(isa, 2))
+    packed = kernel.pack(torch.randn(16, 5, generator=g), torch.zeros(16), Routing(3, 4, 2, True, 1.0))
+    x = torch.randn(3, 5, generator=g)
+    clean = kernel.run(packed, x)
+    x[1, 2] = float("nan")
+    ids, weights = kernel.run(packed, x)
+    assert len(set(ids[1].tolist()) & set(range(16))) == 3
+    assert bool(weights[1].isnan().all())
+    assert torch.equal(ids[::2], clean[0][::2])
+    assert torch.equal(weights[::2], clean[1][::2])
+
+
+@ON_EACH
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), dtype=st.sampled_from(sorted(DTYPES)), tokens=st.integers(1, 300))
+def test_norm_and_rope_read_views_and_keep_rows_apart(isa: Isa, data: Any, dtype: str, tokens: int) -> None:
+    g, type_ = Generator().manual_seed(tokens), DTYPES[dtype]
+    width, heads, half = (data.draw(st.integers(1, most)) for most in (700, 5, 40))
+    norm, rope = CpuRmsNorm(dtype, native_of(isa, 1)), CpuRope(dtype, native_of(isa, 3))
+    packed = norm.pack(torch.randn(width, generator=g), 1e-6)
+    x = torch.randn(tokens, width + 3, generator=g).to(type_)[:, 3:]
+    q = torch.randn(tokens, heads, 2 * half + 5, generator=g).to(type_)[..., 5:]
+    angles = torch.randn(tokens, half, generator=g)
+    rows = torch.tensor(data.draw(st.lists(st.integers(0, tokens - 1), min_size=1, max_size=30)))
+    other = CpuRmsNorm(dtype, native_of(isa, 3))
+    assert torch.equal(other.run(packed, x[rows].clone()), norm.run(packed, x)[rows])
+    turned = rope.run(None, q, angles.cos(), angles.sin())
+    again = rope.run(None, q[rows].clone(), angles[rows].cos(), angles[rows].sin())
+    assert torch.equal(again, turned[rows])
