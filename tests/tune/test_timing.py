@@ -71,6 +71,21 @@ def test_effort_is_bounded_by_time_and_by_counts(seconds: float, least: int, mor
     assert found.repeats <= max(least, seconds / 1e-3 + 1)
 
 
+def test_a_hopeless_candidate_is_read_once() -> None:
+    machine = Machine()
+    calls = [machine.call("a", 1000), machine.call("b", 3900), machine.call("c", 4100)]
+    found = compare(calls, Effort(1e9, 6, 6, hopeless=4.0), machine.clock)
+    assert [spread.repeats for spread in found] == [6, 6, 1]
+    assert found[2].median_us == pytest.approx(4100)
+
+
+@given(st.floats(1e3, 1e6))
+def test_a_long_call_is_warmed_up_briefly(us: float) -> None:
+    machine = Machine()
+    compare([machine.call("a", us)], Effort(0.0, 1, 1), machine.clock)
+    assert len(machine.order) == (2 if us > 2e5 else 3 if us > 2e4 else 5)
+
+
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=40))
 def test_a_median_lies_between_its_quartiles(readings: list[float]) -> None:
     spread = Spread.of(readings)

@@ -1,6 +1,7 @@
 """What is measured, in which order, kept when, and not measured twice. No real clock decides anything."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -171,6 +172,33 @@ def test_only_what_leaves_a_choice_is_measured_when_time_is_short() -> None:
     assert jobs == {LARGE.shape}, "the smaller has one able kernel"
 
 
+def test_a_run_keeps_to_its_time_and_the_next_goes_on() -> None:
+    """The counts that the scenario asks for come first; each job gets one at least."""
+    kernels, mode = registry(Toy, Quick), Mode("late", (1, 8, 64), (), Effort(0.0, 3, 3), 0.0)
+    kept: list[Record] = []
+    times = tuner(kernels, kept, mode=mode, mix=MANY).run()
+    assert {(r.subject.shape, r.tokens) for r in kept if isinstance(r, Timing)} == {
+        (job.shape, 64) for job in (SMALL, LARGE)
+    }
+    for _ in range(2):
+        times = tuner(kernels, kept, times, mode=mode, mix=MANY).run()
+    assert {(r.subject.shape, r.tokens) for r in kept if isinstance(r, Timing)} == {
+        (job.shape, tokens) for job in (SMALL, LARGE) for tokens in (1, 8, 64)
+    }
+
+
+def test_a_hopeless_kernel_is_not_measured_again_and_again() -> None:
+    kernels, mode = registry(Toy, Quick), replace(MODE, effort=Effort(0.0, 3, 3, hopeless=2.0))
+    kept: list[Record] = []
+    times = tuner(kernels, kept, mode=mode).run()
+    assert {r.repeats for r in kept if isinstance(r, Timing)} == {1, 3}
+    again: list[Record] = []
+    tuner(kernels, again, times, mode=mode).run()
+    assert again == []
+    tuner(kernels, again, times, mode=MODE).run()
+    assert again, "a more patient mode wants more"
+
+
 def test_progress_reaches_its_end_and_never_goes_back() -> None:
     told: list[tuple[int, int, str]] = []
     tuner(registry(Toy, Quick), [], progress=lambda *step: told.append(step)).run()
@@ -194,7 +222,7 @@ def test_points_stay_within_the_mode_and_within_memory() -> None:
     )  # fmt: skip
     quick = points(decode, FEW, QUICK, {})
     assert {point.context for point in quick} == {100}
-    assert {point.tokens for point in quick} == set(QUICK.ladder)
+    assert {point.tokens for point in quick} == set(QUICK.ladder) - {512}
     thorough = points(decode, FEW, THOROUGH, {})
     assert {point.context for point in thorough} == {100, 64, 512, 4096}
     assert max(point.tokens for point in thorough if point.context == 4096) < 512

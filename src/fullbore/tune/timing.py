@@ -19,15 +19,18 @@ Clock = Callable[[], float]
 SHORTEST_S = 20e-6  # below, the clock and the call of it show
 MOST_LOOPS = 100  # however coarse the clock
 WARM_UP = 3
+LONG_S, VERY_LONG_S = 0.02, 0.2  # of calls that are warm after one, and whose first says enough
 
 
 @dataclass(frozen=True)
 class Effort:
-    """``seconds`` for all candidates of a point, but ``least`` to ``most`` readings of each."""
+    """``seconds`` for all candidates of a point, but ``least`` to ``most`` readings of each; a single one where
+    a call takes more than ``hopeless`` times as long as the best."""
 
     seconds: float
     least: int
     most: int
+    hopeless: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,27 @@ def copies_needed(packed_bytes: int, model_bytes: int, cache_bytes: int, most: i
 def compare(calls: Sequence[Call], effort: Effort, clock: Clock = time.perf_counter) -> list[Spread]:
     """The spread of each call's times, measured in turns."""
     begin = clock()
-    loops = []
-    for call in calls:
-        for _ in range(WARM_UP):
-            call()
-        once = max(_reading(call, 1, clock), 1e-9)
-        loops.append(max(1, min(MOST_LOOPS, round(SHORTEST_S / once))))
-    readings: list[list[float]] = [[] for _ in calls]
+    once = [_warm(call, clock) for call in calls]
+    loops = [max(1, min(MOST_LOOPS, round(SHORTEST_S / max(seconds, 1e-9)))) for seconds in once]
+    hopeless = [seconds > effort.hopeless * min(once) for seconds in once]
+    readings: list[list[float]] = [
+        [seconds] if lost else [] for seconds, lost in zip(once, hopeless, strict=True)
+    ]
     for turn in range(effort.most):
         if turn >= effort.least and clock() - begin > effort.seconds:
             break
-        for call, loop, seen in zip(calls, loops, readings, strict=True):
-            seen.append(_reading(call, loop, clock) / loop)
+        for call, loop, seen, lost in zip(calls, loops, readings, hopeless, strict=True):
+            if not lost:
+                seen.append(_reading(call, loop, clock) / loop)
     return [Spread.of(seen) for seen in readings]
+
+
+def _warm(call: Call, clock: Clock) -> float:
+    """Seconds of a call after others; a long one needs fewer before it."""
+    for _ in range(WARM_UP):
+        if (seconds := _reading(call, 1, clock)) > LONG_S:
+            break
+    return seconds if seconds > VERY_LONG_S else _reading(call, 1, clock)
 
 
 def _reading(call: Call, loop: int, clock: Clock) -> float:
