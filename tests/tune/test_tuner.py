@@ -187,6 +187,17 @@ def test_a_run_keeps_to_its_time_and_the_next_goes_on() -> None:
     }
 
 
+def test_all_is_measured_anew_where_that_is_asked_for() -> None:
+    kernels, kept = registry(Toy, Quick), list[Record]()
+    times = tuner(kernels, []).run()
+    anew = tuner(kernels, kept, times, since=next(MOMENTS)).run()
+    old = {record.key: record for record in times if isinstance(record, Timing)}
+    new = {record.key: record for record in anew if isinstance(record, Timing)}
+    assert new.keys() == old.keys()
+    assert all(new[key].when > old[key].when for key in old)
+    assert not any(isinstance(record, Verdict) for record in kept)
+
+
 def test_a_hopeless_kernel_is_not_measured_again_and_again() -> None:
     kernels, mode = registry(Toy, Quick), replace(MODE, effort=Effort(0.0, 3, 3, hopeless=2.0))
     kept: list[Record] = []

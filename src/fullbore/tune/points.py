@@ -10,6 +10,7 @@ from torch import Generator
 from fullbore.ops.contract import DTYPES, Case, Job, Shape, packed_bytes
 from fullbore.ops.demand import LADDER, Call, Workload, calls, step_shape, subject, usual_context
 from fullbore.ops.operators import OPERATORS
+from fullbore.ops.times import THOROUGH as REPEATS
 from fullbore.scenario.mix import Mix
 from fullbore.tune.timing import Effort, copies_needed
 
@@ -33,8 +34,8 @@ class Mode:
     tries_again: bool = False
 
 
-QUICK = Mode("quick", (1, 8, 64, 512), (), Effort(0.5, 5, 50, hopeless=4.0), 40.0)
-THOROUGH = Mode("thorough", LADDER, (64, 512, 4096), Effort(2.0, 30, 300), float("inf"), 512, True)
+QUICK = Mode("quick", (1, 8, 64, 512), (), Effort(0.5, 5, REPEATS - 1, hopeless=4.0), 40.0)
+THOROUGH = Mode("thorough", LADDER, (64, 512, 4096), Effort(2.0, REPEATS, 300), float("inf"), 512, True)
 MODES = {mode.name: mode for mode in (QUICK, THOROUGH)}
 
 

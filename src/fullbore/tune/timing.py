@@ -18,14 +18,13 @@ Clock = Callable[[], float]
 
 SHORTEST_S = 20e-6  # below, the clock and the call of it show
 MOST_LOOPS = 100  # however coarse the clock
-WARM_UP = 3
-LONG_S, VERY_LONG_S = 0.02, 0.2  # of calls that are warm after one, and whose first says enough
+WARM_UP, LONG_S = 4, 0.1  # calls before any is counted; two will do where they take so long together
 
 
 @dataclass(frozen=True)
 class Effort:
-    """``seconds`` for all candidates of a point, but ``least`` to ``most`` readings of each; a single one where
-    a call takes more than ``hopeless`` times as long as the best."""
+    """``seconds`` for all candidates of a point, but ``least`` to ``most`` readings of each; a single one of
+    those that take more than ``hopeless`` times as long as the best."""
 
     seconds: float
     least: int
@@ -86,11 +85,12 @@ def compare(calls: Sequence[Call], effort: Effort, clock: Clock = time.perf_coun
 
 
 def _warm(call: Call, clock: Clock) -> float:
-    """Seconds of a call after others; a long one needs fewer before it."""
-    for _ in range(WARM_UP):
-        if (seconds := _reading(call, 1, clock)) > LONG_S:
-            break
-    return seconds if seconds > VERY_LONG_S else _reading(call, 1, clock)
+    """Seconds of a call when it is warm: the least of several, since one alone may have been interrupted."""
+    spent, seen = 0.0, list[float]()
+    while len(seen) < WARM_UP and (len(seen) < 2 or spent < LONG_S):
+        seen.append(_reading(call, 1, clock))
+        spent += seen[-1]
+    return min(seen)
 
 
 def _reading(call: Call, loop: int, clock: Clock) -> float:

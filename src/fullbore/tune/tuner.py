@@ -52,6 +52,7 @@ class Tuner:
     times: Times
     keep: Callable[[Iterable[Record]], object]
     only_choices: bool = False
+    since: float = 0.0  # times that were made before do not count (seconds since 1970)
     progress: Progress = field(default=lambda done, total, next: None)
 
     def run(self) -> Times:
@@ -131,7 +132,7 @@ class Tuner:
             timing
             for kernel in kernels
             for timing in self.times.ladder(here, kernel.name, kernel_code(kernel))
-            if (timing.tokens, timing.context) == (point.tokens, point.context)
+            if (timing.tokens, timing.context) == (point.tokens, point.context) and timing.when >= self.since
         ]
         best = min((timing.median_us for timing in known), default=0.0)
         return len(known) == len(kernels) and all(
