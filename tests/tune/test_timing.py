@@ -71,6 +71,34 @@ def test_effort_is_bounded_by_time_and_by_counts(seconds: float, least: int, mor
     assert found.repeats <= max(least, seconds / 1e-3 + 1)
 
 
+def test_a_hopeless_candidate_is_read_once() -> None:
+    machine = Machine()
+    calls = [machine.call("a", 1000), machine.call("b", 3900), machine.call("c", 4100)]
+    found = compare(calls, Effort(1e9, 6, 6, hopeless=4.0), machine.clock)
+    assert [spread.repeats for spread in found] == [6, 6, 1]
+    assert found[2].median_us == pytest.approx(4100)
+
+
+def test_one_interruption_makes_no_candidate_hopeless() -> None:
+    machine = Machine()
+    slow_once = machine.call("a", 1000)
+
+    def call() -> None:
+        machine.seconds += 0.1 if "a" not in machine.order else 0.0
+        slow_once()
+
+    found = compare([call, machine.call("b", 900)], Effort(1e9, 6, 6, hopeless=4.0), machine.clock)
+    assert [spread.repeats for spread in found] == [6, 6]
+
+
+@given(st.floats(1e3, 1e6))
+def test_a_long_call_is_warmed_up_briefly(us: float) -> None:
+    machine = Machine()
+    compare([machine.call("a", us)], Effort(0.0, 1, 1), machine.clock)
+    assert 3 <= len(machine.order) <= 5
+    assert len(machine.order) == 3 or us < 1e5
+
+
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=40))
 def test_a_median_lies_between_its_quartiles(readings: list[float]) -> None:
     spread = Spread.of(readings)

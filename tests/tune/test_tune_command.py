@@ -1,5 +1,6 @@
 """``fullbore tune`` and ``fullbore inspect why`` as a person uses them, on a tiny model."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from fullbore.tune.timing import Effort
 SMALL = ["hidden_size=64", "vocab_size=512", "num_hidden_layers=2"]
 Run = Callable[..., tuple[int, str, str]]
 # The demo of this test: linears by toys, all else by torch.
-OTHERS = [entry for entry in CATALOGUE.entries if entry.operator != "linear"]
+OTHERS = [entry for entry in CATALOGUE.entries if entry.operator != "linear" and entry.name == "torch"]
 KERNELS = Registry([*registry(Toy, Wrong, Quick, Raises).entries, *OTHERS])
 
 
@@ -44,6 +45,7 @@ def by_our_rules(patch: pytest.MonkeyPatch, cache: Path) -> None:
     patch.setattr(session, "QUICK", Mode("quick", (1, 8, 64), (), Effort(0.0, 2, 2), 1.0))
     patch.setattr(session, "probes", lambda: PROBES)
     patch.setattr(session, "CATALOGUE", KERNELS)
+    patch.setattr(os, "getloadavg", lambda: (0.1, 0.1, 0.1))
     patch.setattr(session, "Bench", partial(session.Bench, clock=CLOCK))
     for entry in OTHERS:
         kernel = entry.load()
@@ -249,6 +251,13 @@ def test_times_of_another_machine_are_named_and_not_used(run: Run, tmp_path: Pat
     table().rename(table().with_name("times-1-0123456789abcdef.jsonl"))
     out = tune(run)
     assert "not used, since measured elsewhere: times-1-0123456789abcdef.jsonl: threads 9" in out
+
+
+def test_a_busy_machine_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (9.3, 1.0, 1.0))
+    _, _, err = run("tune", "MODEL", "--dtype", "float32")
+    assert "busy (load 9.3" in err
+    assert "--again" in err
 
 
 def test_ctrl_c_leaves_what_was_measured(fresh: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,17 @@
 """What is measured, in which order, kept when, and not measured twice. No real clock decides anything."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
-from toy_kernels import CLOCK, PROBES, RUNS, Odd, Quick, Raises, Toy, Wrong, registry
+from toy_kernels import CLOCK, PROBES, RUNS, Odd, Quick, Raises, Toy, Wrong, entry, registry
 
 from fullbore.ops.code import kernel_code
 from fullbore.ops.contract import Job
 from fullbore.ops.demand import LADDER, Workload
-from fullbore.ops.registry import Registry
+from fullbore.ops.registry import Entry, Registry
 from fullbore.ops.store import Store
 from fullbore.ops.times import Begun, Record, Seen, Times, Timing, Verdict
 from fullbore.ops.tuned import Tuned, shortfalls
@@ -72,7 +73,17 @@ def test_the_winner_follows_the_scenario_and_the_refused_are_named() -> None:
         assert "kernel wrong refused: its error is 1.0e-02" in told
         assert "kernel raises refused: RuntimeError: illegal instruction" in told
         assert "kernel absent cannot be imported" in told
-        assert "and 1 more shapes" in told
+        assert told.count("kernel absent") == 1, "one line for one cause"
+
+
+def test_a_kernel_that_is_gone_is_told_with_what_it_once_took() -> None:
+    """A library that was removed, a compiler that is missing."""
+    times = tuner(registry(Toy, Quick), []).run()
+    without = Registry([Entry("linear", "quick", "no_such_library:Quick"), entry(Toy)])
+    selection = Tuned(times, MANY)(WORK, without, "float32")
+    (told,) = shortfalls(selection)
+    assert "kernel quick cannot be imported: No module named 'no_such_library'" in told
+    assert f"linear by steady ({(10 + 640) / (100 + 64):.3g}x its time)" in told
 
 
 def test_kernels_may_differ_by_tokens_where_that_is_asked_for() -> None:
@@ -144,17 +155,17 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, after: int)
 
     store = Store({"cpu": "toy"}, tmp_path)
     whole = registry(Toy, Quick)
-    entry = whole.candidates("linear")[-1]
+    last = whole.candidates("linear")[-1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(toy_kernels, "Quick", Interrupted)
-        broken = Tuner(Registry([*whole.entries[:-1], entry]), WORK, FEW, MODE, BENCH, Times(), store.append)
+        broken = Tuner(Registry([*whole.entries[:-1], last]), WORK, FEW, MODE, BENCH, Times(), store.append)
         Interrupted.left = after
         with pytest.raises(KeyboardInterrupt):
             broken.run()
         before = store.load()
         assert before == broken.times, "what was measured until then is on disk"
         Interrupted.left = 10**9
-        rest = Tuner(Registry([*whole.entries[:-1], entry]), WORK, FEW, MODE, BENCH, before, store.append)
+        rest = Tuner(Registry([*whole.entries[:-1], last]), WORK, FEW, MODE, BENCH, before, store.append)
         finished = rest.run()
     assert store.load() == finished
     assert {record for record in before if isinstance(record, Timing | Verdict)} <= set(finished)
@@ -169,6 +180,44 @@ def test_only_what_leaves_a_choice_is_measured_when_time_is_short() -> None:
     tuner(registry(Toy, Odd), kept, only_choices=True).run()
     jobs = {record.subject.shape for record in kept if isinstance(record, Timing)}
     assert jobs == {LARGE.shape}, "the smaller has one able kernel"
+
+
+def test_a_run_keeps_to_its_time_and_the_next_goes_on() -> None:
+    """The counts that the scenario asks for come first; each job gets one at least."""
+    kernels, mode = registry(Toy, Quick), Mode("late", (1, 8, 64), (), Effort(0.0, 3, 3), 0.0)
+    kept: list[Record] = []
+    times = tuner(kernels, kept, mode=mode, mix=MANY).run()
+    assert {(r.subject.shape, r.tokens) for r in kept if isinstance(r, Timing)} == {
+        (job.shape, 64) for job in (SMALL, LARGE)
+    }
+    for _ in range(2):
+        times = tuner(kernels, kept, times, mode=mode, mix=MANY).run()
+    assert {(r.subject.shape, r.tokens) for r in kept if isinstance(r, Timing)} == {
+        (job.shape, tokens) for job in (SMALL, LARGE) for tokens in (1, 8, 64)
+    }
+
+
+def test_all_is_measured_anew_where_that_is_asked_for() -> None:
+    kernels, kept = registry(Toy, Quick), list[Record]()
+    times = tuner(kernels, []).run()
+    anew = tuner(kernels, kept, times, since=next(MOMENTS)).run()
+    old = {record.key: record for record in times if isinstance(record, Timing)}
+    new = {record.key: record for record in anew if isinstance(record, Timing)}
+    assert new.keys() == old.keys()
+    assert all(new[key].when > old[key].when for key in old)
+    assert not any(isinstance(record, Verdict) for record in kept)
+
+
+def test_a_hopeless_kernel_is_not_measured_again_and_again() -> None:
+    kernels, mode = registry(Toy, Quick), replace(MODE, effort=Effort(0.0, 3, 3, hopeless=2.0))
+    kept: list[Record] = []
+    times = tuner(kernels, kept, mode=mode).run()
+    assert {r.repeats for r in kept if isinstance(r, Timing)} == {1, 3}
+    again: list[Record] = []
+    tuner(kernels, again, times, mode=mode).run()
+    assert again == []
+    tuner(kernels, again, times, mode=MODE).run()
+    assert again, "a more patient mode wants more"
 
 
 def test_progress_reaches_its_end_and_never_goes_back() -> None:
@@ -194,7 +243,7 @@ def test_points_stay_within_the_mode_and_within_memory() -> None:
     )  # fmt: skip
     quick = points(decode, FEW, QUICK, {})
     assert {point.context for point in quick} == {100}
-    assert {point.tokens for point in quick} == set(QUICK.ladder)
+    assert {point.tokens for point in quick} == set(QUICK.ladder) - {512}
     thorough = points(decode, FEW, THOROUGH, {})
     assert {point.context for point in thorough} == {100, 64, 512, 4096}
     assert max(point.tokens for point in thorough if point.context == 4096) < 512

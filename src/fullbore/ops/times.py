@@ -1,7 +1,7 @@
 """What was measured, as a value: times, verdicts on numerics, ceilings. Imports no torch.
 
 Tables merge: whatever the order, the same table comes out, since each key keeps its greatest record by a
-total order (most repeats, then the newest, for a time; the newest, for a verdict).
+total order (a thorough time before a quick one, then the newest).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fullbore.ops.contract import Job, Shape
 
 Sizes = tuple[tuple[str, int], ...]  # sorted by name
+THOROUGH = 30  # readings, from which on a time is not replaced by one of fewer
 WORST = 1e300  # stands for an infinite error, which JSON cannot hold
 
 
@@ -54,7 +55,7 @@ class Timing(msgspec.Struct, frozen=True, order=True, tag="timing"):
     @property
     def rank(self) -> tuple[object, ...]:
         """The larger is kept when two have one key."""
-        return (self.repeats, self.when, -self.median_us, self)
+        return (self.repeats >= THOROUGH, self.when, self.repeats, -self.median_us, self)
 
 
 class Verdict(msgspec.Struct, frozen=True, order=True, tag="verdict"):

@@ -1,16 +1,15 @@
 """From the stored table to a selection: what the engine loads with, and what ``tune`` and ``why`` report."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fullbore.hardware.ceiling import Ceiling
-from fullbore.ops.candidates import describe
 from fullbore.ops.code import codes
 from fullbore.ops.demand import Workload
 from fullbore.ops.estimate import Estimator
 from fullbore.ops.evidence import Measured
 from fullbore.ops.registry import Registry
-from fullbore.ops.selection import Choice, Selection, select
+from fullbore.ops.selection import Selection, select
 from fullbore.ops.times import Times
 from fullbore.scenario.mix import Mix
 
@@ -45,29 +44,32 @@ class Tuned:
 
 def shortfalls(selection: Selection) -> Iterator[str]:
     """What a person who waits for answers should know: kernels that could not be used here, with how much
-    slower the ones in their place are, and choices that rest on no measurement. One line a fact, however many
-    jobs it concerns."""
-    told: dict[str, list[Choice]] = {}
-    for choice in selection.choices.values():
-        for fact in _facts(choice):
-            told.setdefault(fact, []).append(choice)
-    for fact, choices in told.items():
-        more = f" and {len(choices) - 1} more shapes" if len(choices) > 1 else ""
-        yield f"{describe(choices[0].job)}{more}: {fact}"
+    slower the ones in their place are, and choices that rest on no measurement. A line for each cause."""
+    causes: dict[str, dict[str, list[float | None]]] = {}
+    untimed: dict[str, None] = {}
+    for job, choice in selection.choices.items():
+        for loser in choice.losers:
+            if not loser.able and not loser.by_design:
+                cause = f"kernel {loser.kernel} {'; '.join(loser.reasons)}"
+                instead = f"{job.operator} by {choice.names}"
+                ratio = _ratio(choice.time_us, loser.time_us)
+                causes.setdefault(cause, {}).setdefault(instead, []).append(ratio)
+        if not choice.measured and any(loser.able for loser in choice.losers):
+            untimed[f"{job.operator} by {choice.names}"] = None
+    for cause, substitutes in causes.items():
+        told = ", ".join(f"{what} ({_slower(ratios)})" for what, ratios in substitutes.items())
+        yield f"{cause}; computed instead: {told}"
+    if untimed:
+        yield f"never compared with other kernels: {', '.join(untimed)} (run: fullbore tune MODEL)"
 
 
-def _facts(choice: Choice) -> Iterator[str]:
-    for loser in choice.losers:
-        if not loser.able and not loser.by_design:
-            reasons, how_much = "; ".join(loser.reasons), _how_much(choice.time_us, loser.time_us)
-            yield f"kernel {loser.kernel} {reasons}; {choice.names} computes instead, {how_much}"
-    if not choice.measured and any(loser.able for loser in choice.losers):
-        others = ", ".join(loser.kernel for loser in choice.losers if loser.able)
-        yield f"kernel {choice.names} was not compared with {others} (run: fullbore tune MODEL)"
+def _ratio(ours_us: float | None, theirs_us: float | None) -> float | None:
+    return ours_us / theirs_us if ours_us and theirs_us else None
 
 
-def _how_much(ours_us: float | None, theirs_us: float | None) -> str:
-    if not ours_us or not theirs_us:
+def _slower(ratios: Sequence[float | None]) -> str:
+    known = sorted(ratio for ratio in ratios if ratio is not None)
+    if not known:
         return "how much slower was not measured"
-    ratio = ours_us / theirs_us
-    return f"{ratio:.3g}x slower" if ratio > 1.005 else "which is no slower"
+    low, high = f"{known[0]:.3g}x", f"{known[-1]:.3g}x"
+    return f"{low} its time" if low == high else f"{low} to {high} its time"

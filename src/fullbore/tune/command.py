@@ -16,6 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="'demo', a checkpoint folder, or org/name from the Hugging Face cache")  # fmt: skip
     add_flags(parser)
     add("--thorough", action="store_true", help="every token count, many repeats (default: under a minute)")
+    add("--again", action="store_true", help="also what was measured before (the machine was busy, say)")
     add("--only-choices", action="store_true", help="only where several kernels could do a job")
     add("--quiet", action="store_true", help="measure, and print nothing but troubles")
     add("--export", type=Path, metavar="FILE", help="write the table of times to FILE")
@@ -57,6 +58,6 @@ def _tune(args: argparse.Namespace) -> None:
     from fullbore.tune.session import Session
 
     session = Session.of(args.model, args.dtype, setting(args))
-    session.measure(args.thorough, args.only_choices)
+    session.measure(args.thorough, args.only_choices, args.again)
     if not args.quiet:
         session.report(args.by_tokens)

@@ -1,5 +1,6 @@
 """Where a job is timed: token counts, contexts, and the inputs there."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 from torch import Generator
 
 from fullbore.ops.contract import DTYPES, Case, Job, Shape, packed_bytes
-from fullbore.ops.demand import LADDER, Workload, step_shape, subject, usual_context
+from fullbore.ops.demand import LADDER, Call, Workload, calls, step_shape, subject, usual_context
 from fullbore.ops.operators import OPERATORS
+from fullbore.ops.times import THOROUGH as REPEATS
 from fullbore.scenario.mix import Mix
 from fullbore.tune.timing import Effort, copies_needed
 
@@ -19,18 +21,21 @@ _SEED = 21
 
 @dataclass(frozen=True)
 class Mode:
-    """How thoroughly. ``contexts``: beside the mix's own. ``tries_again``: kernels that ended a process."""
+    """How thoroughly. ``contexts``: beside the mix's own. ``rows``: the most that are timed with a context.
+    ``tries_again``: kernels that ended a process.
+    """
 
     name: str
     ladder: tuple[int, ...]
     contexts: tuple[int, ...]
     effort: Effort  # seconds are for each point
-    total_s: float  # shared out among the points where that gives each less
+    total_s: float  # for all jobs, each of which gets a fair share of what is left, but one point at least
+    rows: int = 64
     tries_again: bool = False
 
 
-QUICK = Mode("quick", (1, 8, 64, 512), (), Effort(0.5, 5, 50), 30.0)
-THOROUGH = Mode("thorough", LADDER, (64, 512, 4096), Effort(2.0, 30, 300), float("inf"), True)
+QUICK = Mode("quick", (1, 8, 64, 512), (), Effort(0.5, 5, REPEATS - 1, hopeless=4.0), 40.0)
+THOROUGH = Mode("thorough", LADDER, (64, 512, 4096), Effort(2.0, REPEATS, 300), float("inf"), 512, True)
 MODES = {mode.name: mode for mode in (QUICK, THOROUGH)}
 
 
@@ -43,7 +48,7 @@ class Point:
 
 
 def points(job: Job, mix: Mix, mode: Mode, sizes: Shape) -> tuple[Point, ...]:
-    """What is timed of a job, few tokens first."""
+    """What is timed of a job, what its calls in the mix are nearest to first."""
     names = OPERATORS[job.operator].shapes[0]
     contexts: tuple[int, ...] = (0,)
     if "first" in names:
@@ -51,12 +56,15 @@ def points(job: Job, mix: Mix, mode: Mode, sizes: Shape) -> tuple[Point, ...]:
     elif "context" in names:
         contexts = tuple(sorted({usual_context(job, mix) or 512, *mode.contexts}))
     width = 4 * (names.get("latent", 0) and sum(subject(job, sizes)[part] for part in ("latent", "rope")))
-    return tuple(
+    most = mode.rows if "context" in names else max(mode.ladder)
+    asked = max(calls(job, mix), key=lambda call: call.weight, default=Call(1, 0, 0.0))
+    found = [
         Point(tokens, context)
         for tokens in mode.ladder
         for context in contexts
-        if tokens * context * width <= MOST_CACHE_BYTES or "context" not in names
-    )
+        if tokens <= most and (tokens * context * width <= MOST_CACHE_BYTES or "context" not in names)
+    ]
+    return tuple(sorted(found, key=lambda point: abs(math.log(point.tokens / asked.tokens))))
 
 
 def timed_sizes(work: Workload, job: Job, most_bytes: int) -> Shape:

@@ -23,7 +23,7 @@ def probes() -> Probes:
     memory = torch.ones(_READ_BYTES, dtype=torch.uint8)
 
     def read_bytes() -> float:
-        return 1e9 * max(read(native.pool, memory.data_ptr(), _READ_BYTES) for _ in range(_REPEATS))
+        return 1e9 * max(float(read(native.pool, memory.data_ptr(), _READ_BYTES)) for _ in range(_REPEATS))
 
     def flops(dtype: str) -> float:
         found = max(peak(native.pool, dtype == "bfloat16") for _ in range(_REPEATS))

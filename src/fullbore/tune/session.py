@@ -1,5 +1,7 @@
 """One run of ``fullbore tune``: what is measured for a model, with a bar, and what came of it."""
 
+import os
+import sys
 import time
 from dataclasses import dataclass
 
@@ -50,8 +52,10 @@ class Session:
         work = workload(config, Checkpoint.open(folder, config), chosen)
         return Session(model_digest(folder), chosen, work, setting, setting.store.load(), CATALOGUE)
 
-    def measure(self, thorough: bool, only_choices: bool) -> None:
-        """What is not in the table yet."""
+    def measure(self, thorough: bool, only_choices: bool, again: bool) -> None:
+        """What is not in the table yet; or, ``again``, all."""
+        if busy := _busy(self.setting.threads):
+            print(busy, file=sys.stderr)
         store = self.setting.store
         bench = Bench(probes(), last_level_cache_bytes(), free_memory_bytes() // WEIGHTS_SHARE)
         screen = Console(stderr=True)
@@ -64,7 +68,7 @@ class Session:
             task = bar.add_task("")
             tuner = Tuner(
                 self.registry, self.work, self.setting.mix, THOROUGH if thorough else QUICK, bench,
-                self.times, store.append, only_choices,
+                self.times, store.append, only_choices, time.time() if again else 0.0,
                 lambda done, total, next: bar.update(task, completed=done, total=total, description=next),
             )  # fmt: skip
             self.times = tuner.run()
@@ -103,6 +107,17 @@ class Session:
             *map(_stranger, setting.store.strangers()),
         ):
             out.print(f"- {line}", markup=False)
+
+
+def _busy(threads: int) -> str:
+    """A warning where other programs have the cores; "" on an idle machine."""
+    load = os.getloadavg()[0]
+    if load < max(1.0, 0.5 * threads):
+        return ""
+    return (
+        f"this machine is busy (load {load:.1f} on {threads} cores): times scatter, and choices may be wrong "
+        "(when it is idle: fullbore tune MODEL --again)"
+    )
 
 
 def _stranger(told: str) -> str:

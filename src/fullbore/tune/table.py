@@ -45,7 +45,9 @@ def cell(evidence: Measured, job: Job, choice: Choice, tokens: int) -> Text:
 
 def duration(known: Estimate) -> str:
     """``12.3 us``, ``4.56 ms``; with ~ where interpolated and ? where assumed."""
-    value, unit = (known.us / 1000, "ms") if known.us >= 1000 else (known.us, "us")
+    units = ((1e6, "s"), (1e3, "ms"), (0.0, "us"))
+    size, unit = next(each for each in units if known.us >= each[0])
+    value = known.us / (size or 1.0)
     return f"{MARKS[known.source]}{value:.3g} {unit}"
 
 

@@ -18,16 +18,18 @@ Clock = Callable[[], float]
 
 SHORTEST_S = 20e-6  # below, the clock and the call of it show
 MOST_LOOPS = 100  # however coarse the clock
-WARM_UP = 3
+WARM_UP, LONG_S = 4, 0.1  # calls before any is counted; two will do where they take so long together
 
 
 @dataclass(frozen=True)
 class Effort:
-    """``seconds`` for all candidates of a point, but ``least`` to ``most`` readings of each."""
+    """``seconds`` for all candidates of a point, but ``least`` to ``most`` readings of each; a single one of
+    those that take more than ``hopeless`` times as long as the best."""
 
     seconds: float
     least: int
     most: int
+    hopeless: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -67,19 +69,28 @@ def copies_needed(packed_bytes: int, model_bytes: int, cache_bytes: int, most: i
 def compare(calls: Sequence[Call], effort: Effort, clock: Clock = time.perf_counter) -> list[Spread]:
     """The spread of each call's times, measured in turns."""
     begin = clock()
-    loops = []
-    for call in calls:
-        for _ in range(WARM_UP):
-            call()
-        once = max(_reading(call, 1, clock), 1e-9)
-        loops.append(max(1, min(MOST_LOOPS, round(SHORTEST_S / once))))
-    readings: list[list[float]] = [[] for _ in calls]
+    once = [_warm(call, clock) for call in calls]
+    loops = [max(1, min(MOST_LOOPS, round(SHORTEST_S / max(seconds, 1e-9)))) for seconds in once]
+    hopeless = [seconds > effort.hopeless * min(once) for seconds in once]
+    readings: list[list[float]] = [
+        [seconds] if lost else [] for seconds, lost in zip(once, hopeless, strict=True)
+    ]
     for turn in range(effort.most):
         if turn >= effort.least and clock() - begin > effort.seconds:
             break
-        for call, loop, seen in zip(calls, loops, readings, strict=True):
-            seen.append(_reading(call, loop, clock) / loop)
+        for call, loop, seen, lost in zip(calls, loops, readings, hopeless, strict=True):
+            if not lost:
+                seen.append(_reading(call, loop, clock) / loop)
     return [Spread.of(seen) for seen in readings]
+
+
+def _warm(call: Call, clock: Clock) -> float:
+    """Seconds of a call when it is warm: the least of several, since one alone may have been interrupted."""
+    spent, seen = 0.0, list[float]()
+    while len(seen) < WARM_UP and (len(seen) < 2 or spent < LONG_S):
+        seen.append(_reading(call, 1, clock))
+        spent += seen[-1]
+    return min(seen)
 
 
 def _reading(call: Call, loop: int, clock: Clock) -> float:

@@ -6,7 +6,7 @@ goes on where it stopped.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,7 @@ class Tuner:
     times: Times
     keep: Callable[[Iterable[Record]], object]
     only_choices: bool = False
+    since: float = 0.0  # times that were made before do not count (seconds since 1970)
     progress: Progress = field(default=lambda done, total, next: None)
 
     def run(self) -> Times:
@@ -61,12 +62,14 @@ class Tuner:
         total = sum(1 + len(at) for _, _, at in plan)
         left = [self._missing(job, able, at) for job, able, at in plan]
         if any(left):
-            effort = self._effort(sum(left))
+            begin, clock = self.bench.clock(), self.bench.clock
             done, gate = 0, Gate(self.work.sizes, self.bench.now)
-            for job, able, at in plan:
+            for number, (job, able, at) in enumerate(plan):
+                share = max(0.0, self.mode.total_s - (clock() - begin)) / (len(plan) - number)
+                until = clock() + share
                 self.progress(done, total, job.operator)
                 passed = self._examine(gate, job, able)
-                for number, _ in enumerate(self._time(job, passed, at, effort), 1):
+                for number, _ in enumerate(self._time(job, passed, at, until), 1):
                     self.progress(done + number, total, job.operator)
                 done += 1 + len(at)
         self.progress(total, total, "")
@@ -82,10 +85,6 @@ class Tuner:
             if not kernel.unsupported(job):
                 able.append(kernel)
         return able if len(able) > 1 or not self.only_choices else []
-
-    def _effort(self, missing: int) -> Effort:
-        effort = self.mode.effort
-        return Effort(min(effort.seconds, self.mode.total_s / max(1, missing)), effort.least, effort.most)
 
     def _ceiling(self) -> Ceiling:
         ceiling = self.bench.probes.measure()
@@ -127,26 +126,33 @@ class Tuner:
         return untimed + bool(unsettled)
 
     def _timed(self, job: Job, fixed: Shape, kernels: list[type[Kernel]], point: Point) -> bool:
-        here = Subject.of(job, fixed)
-        return all(
-            any(
-                (known.tokens, known.context) == (point.tokens, point.context)
-                and known.repeats >= self.mode.effort.least
-                for known in self.times.ladder(here, kernel.name, kernel_code(kernel))
-            )
+        """Whether each has been read often enough here, or is hopeless beside the best."""
+        here, effort = Subject.of(job, fixed), self.mode.effort
+        known = [
+            timing
             for kernel in kernels
+            for timing in self.times.ladder(here, kernel.name, kernel_code(kernel))
+            if (timing.tokens, timing.context) == (point.tokens, point.context) and timing.when >= self.since
+        ]
+        best = min((timing.median_us for timing in known), default=0.0)
+        return len(known) == len(kernels) and all(
+            timing.repeats >= effort.least or timing.median_us > effort.hopeless * best for timing in known
         )
 
     def _time(
-        self, job: Job, kernels: list[type[Kernel]], at: tuple[Point, ...], effort: Effort
+        self, job: Job, kernels: list[type[Kernel]], at: tuple[Point, ...], until: float
     ) -> Iterator[None]:
-        """Time all of ``kernels`` in turns at each point where one of them lacks a time."""
+        """Time all of ``kernels`` in turns at each point where one of them lacks a time; at one at least, and
+        at others while there is time (the next run goes on)."""
         fixed = timed_sizes(self.work, job, self.bench.most_bytes)
         here, uses = Subject.of(job, fixed), sum(n for group, n in self.work.groups.items() if job in group)
         inputs: Inputs | None = None
         packs: list[list[Any]] = []
-        for point in at:
-            if kernels and not self._timed(job, fixed, kernels, point):
+        for place, point in enumerate(at):
+            late = inputs is not None and self.bench.clock() > until
+            if kernels and not late and not self._timed(job, fixed, kernels, point):
+                left = max(0.0, until - self.bench.clock()) / (len(at) - place)
+                effort = replace(self.mode.effort, seconds=min(self.mode.effort.seconds, left))
                 if inputs is None:
                     ceiling = self._ceiling()
                     inputs = Inputs(job, fixed)
