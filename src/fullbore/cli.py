@@ -33,7 +33,9 @@ class VerbModule(Protocol):
 VERBS: Mapping[str, Verb] = {
     "serve": Verb("fullbore.server.command", "serve a model over an OpenAI-compatible API"),
     "bench": Verb("fullbore.bench.command", "measure any OpenAI-compatible server under a scenario"),
+    "tune": Verb("fullbore.tune.command", "measure this machine's kernels and choose the best for a model"),
     "inspect": Verb("fullbore.model.inspect_command", "show what a checkpoint holds, and check it"),
+    "inspect why": Verb("fullbore.tune.why_command", "show why a kernel was chosen for an operator"),
     "make-checkpoint": Verb("fullbore.model.make_checkpoint", "write a random-weight checkpoint of any size"),
     "train": Verb("fullbore.train.command", "train the demo model", extra="train"),
 }
@@ -71,7 +73,9 @@ def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if argv[0] in ("-V", "--version"):
         print(f"fullbore {__version__}")
         return 0
-    name = argv[0]
+    # A verb of two words goes before a name: a folder called why is written ./why, as one called demo.
+    words = 2 if " ".join(argv[:2]) in VERBS else 1
+    name = " ".join(argv[:words])
     if name not in VERBS:
         what = "flag" if name.startswith("-") else "verb"
         known = ["--help", "--version"] if what == "flag" else list(VERBS)
@@ -83,7 +87,7 @@ def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         module = _load(verb)
         parser = _parser(name, module)
         try:
-            arguments = flags.parse(parser, argv[1:], environ)
+            arguments = flags.parse(parser, argv[words:], environ)
         except SystemExit as done:  # --help has printed
             return int(done.code or 0)
         _refuse_unknown_variables(parser, environ)

@@ -61,7 +61,8 @@ def test_version_and_exit_codes() -> None:
     [
         (["bnch"], "did you mean bench?"),
         (["--verson"], "did you mean --version?"),
-        (["tune"], "unknown verb tune"),
+        (["tume"], "unknown verb tume (did you mean tune?)"),
+        (["tune"], "which model?"),
         (["bench", "--concurency", "4"], "unknown flag --concurency (did you mean --concurrency?)"),
         (["bench", "--concurency=4"], "unknown flag --concurency (did you mean --concurrency?)"),
         (

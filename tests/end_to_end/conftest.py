@@ -23,7 +23,8 @@ def serving(log: Path, *flags: str) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "fullbore", "serve", "demo", "--port", str(port), *flags]
+    command = [sys.executable, "-m", "fullbore", "serve", "demo", "--tune", "off"]
+    command += ["--port", str(port), *flags]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ})
         try:

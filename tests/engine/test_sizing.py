@@ -1,14 +1,11 @@
 """Sizes for this machine."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullbore.engine import sizing
 from fullbore.engine.options import EngineOptions
-from fullbore.engine.sizing import GIB, size_cache
+from fullbore.engine.sizing import CACHE_SHARE, GIB, USUAL_LENGTH, size_cache
 from fullbore.errors import CapacityError, FullboreError, UsageError
 
 
@@ -30,7 +27,7 @@ def test_what_is_chosen_fits_and_the_longest_request_fits_into_it(
     except FullboreError:
         return
     assert 1 <= sizes.max_model_len <= min(context, sizes.pages * page)
-    assert sizes.pages * page_bytes <= (kv_gb * GIB or free * sizing.CACHE_SHARE)
+    assert sizes.pages * page_bytes <= (kv_gb * GIB or free * CACHE_SHARE)
     assert sizes.pages * page_bytes <= free
     if length:
         assert sizes.max_model_len == length
@@ -45,7 +42,7 @@ def test_a_long_context_is_not_provided_for_every_request_at_once() -> None:
     options = EngineOptions("x", max_num_seqs=10, page_size=16)
     assert size_cache(options, 163840, 1000, GIB).pages == 163840 // 16
     options = EngineOptions("x", max_num_seqs=64, page_size=16)
-    assert size_cache(options, 163840, 1000, GIB).pages == 64 * sizing.USUAL_LENGTH // 16
+    assert size_cache(options, 163840, 1000, GIB).pages == 64 * USUAL_LENGTH // 16
 
 
 def test_little_memory_shortens_requests_unless_a_length_was_asked_for() -> None:
@@ -72,23 +69,3 @@ def test_what_cannot_be_is_refused_by_flag_and_figure(
 ) -> None:
     with pytest.raises(error, match=words):
         size_cache(options, 4096, 1024, 22 * GIB)
-
-
-def test_this_machine_has_memory_and_cores() -> None:
-    assert sizing.free_memory_bytes() > 1 << 20
-    assert sizing.usable_cores() >= 1
-
-
-def test_a_containers_limits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = tmp_path
-    monkeypatch.setattr(sizing, "_CGROUP", group)
-    unlimited = sizing.free_memory_bytes(), sizing.usable_cores()
-    (group / "memory.max").write_text("max\n")
-    (group / "memory.current").write_text("5000\n")
-    (group / "cpu.max").write_text("max 100000\n")
-    assert sizing.usable_cores() == unlimited[1]
-    (group / "memory.max").write_text("9000\n")
-    (group / "memory.stat").write_text("anon 4000\ninactive_file 300\nactive_file 200\n")
-    (group / "cpu.max").write_text("50000 100000\n")
-    assert sizing.free_memory_bytes() == 4500
-    assert sizing.usable_cores() == 1

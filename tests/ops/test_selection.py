@@ -1,6 +1,8 @@
 """Which kernel is chosen, and that the table says why."""
 
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -10,7 +12,9 @@ from torch import Tensor
 
 from fullbore.errors import FullboreError
 from fullbore.kernels.catalogue import CATALOGUE
+from fullbore.ops.candidates import Expected, NoEvidence
 from fullbore.ops.contract import Job, Kernel
+from fullbore.ops.demand import LADDER
 from fullbore.ops.formats import Weight
 from fullbore.ops.operators import OPERATORS
 from fullbore.ops.registry import Entry, Registry
@@ -52,6 +56,21 @@ class Embed(Plain):
 
     def run(self, packed: Any, *inputs: Any) -> Any:
         return packed[inputs[0]]
+
+
+class Known(NoEvidence):
+    """Times a step, by job and kernel."""
+
+    def __init__(self, times: Mapping[tuple[Job, str], float]) -> None:
+        self.times = times
+
+    def expected(self, job: Job, kernel: str) -> Expected | None:
+        us = self.times.get((job, kernel))
+        return None if us is None else Expected(us, (us / len(LADDER),) * len(LADDER))
+
+
+def groups(*jobs: Job) -> Counter[tuple[Job, ...]]:
+    return Counter((job,) for job in jobs)
 
 
 @pytest.fixture
@@ -101,7 +120,7 @@ def test_every_registered_kernel_loads_and_belongs_to_an_operator() -> None:
 
 
 def test_without_measurements_the_first_able_one_is_taken_and_says_so(registry: Registry) -> None:
-    choice = select([JOB], registry, "cpu", "float32").choices[JOB]
+    choice = select(groups(JOB), registry, "cpu", "float32").choices[JOB]
     assert choice.kernel.name == "plain"
     assert not choice.measured
     assert "not measured" in choice.why
@@ -121,7 +140,7 @@ def test_the_fastest_measured_wins_and_ties_go_by_registry_order(
 ) -> None:
     measured = {"plain": plain, "other": other, "elsewhere": 0.1}
     times = {(JOB, name): time for name, time in measured.items() if time is not None}
-    choice = select([JOB], registry, "cpu", "float32", times).choices[JOB]
+    choice = select(groups(JOB), registry, "cpu", "float32", Known(times)).choices[JOB]
     assert choice.kernel.name == winner
     assert choice.measured
     loser = next(loser for loser in choice.losers if loser.kernel in ("plain", "other"))
@@ -131,17 +150,17 @@ def test_the_fastest_measured_wins_and_ties_go_by_registry_order(
 def test_a_job_that_no_kernel_can_do_is_an_error_with_every_reason(registry: Registry) -> None:
     job = Job("linear", JOB.shape, "fp8_block", "float32", "cpu")
     with pytest.raises(FullboreError, match="no kernel can do") as raised:
-        select([job], registry, "cpu", "float32")
+        select(groups(job), registry, "cpu", "float32")
     for word in ("absent", "elsewhere", "plain: takes weights as fp32, not as fp8_block", "other", "out 4"):
         assert word in str(raised.value)
     with pytest.raises(FullboreError, match="none is registered"):
-        select([Job("rope", (), "none", "float32", "cpu")], registry, "cpu", "float32")
+        select(groups(Job("rope", (), "none", "float32", "cpu")), registry, "cpu", "float32")
 
 
 def test_kernels_of_one_layout_share_their_packed_weights(registry: Registry) -> None:
     weight = Weight(torch.randn(4, 8))
     jobs = [Job.of(OPERATORS[name], (weight,), "float32", "cpu") for name in ("linear", "embed")]
-    selection = select(jobs, registry, "cpu", "float32")
+    selection = select(groups(*jobs), registry, "cpu", "float32")
     Plain.packings.clear()
     linear, embed = selection.bind(("linear", "embed"), weight)
     assert len(Plain.packings) == 1
@@ -156,15 +175,15 @@ def test_kernels_of_unlike_layouts_pack_each_its_own(
     monkeypatch.setattr(Embed, "layout", "columns")
     weight = Weight(torch.randn(4, 8))
     jobs = [Job.of(OPERATORS[name], (weight,), "float32", "cpu") for name in ("linear", "embed")]
-    linear, embed = select(jobs, registry, "cpu", "float32").bind(("linear", "embed"), weight)
+    linear, embed = select(groups(*jobs), registry, "cpu", "float32").bind(("linear", "embed"), weight)
     assert linear.packed is not embed.packed
     # a second matrix of the same shape is another matrix
-    (again,) = select(jobs, registry, "cpu", "float32").bind(("linear",), Weight(weight.data + 1))
+    (again,) = select(groups(*jobs), registry, "cpu", "float32").bind(("linear",), Weight(weight.data + 1))
     assert not torch.equal(again.packed, linear.packed)
 
 
 def test_a_selection_is_not_changed_after_it_is_made(registry: Registry) -> None:
-    selection = select([JOB, JOB], registry, "cpu", "float32")
+    selection = select(groups(JOB, JOB), registry, "cpu", "float32")
     assert list(selection.choices) == [JOB]
     with pytest.raises(TypeError):
         selection.choices[JOB] = selection.choices[JOB]  # type: ignore[index]
@@ -172,12 +191,12 @@ def test_a_selection_is_not_changed_after_it_is_made(registry: Registry) -> None
 
 def test_times_of_another_job_do_not_count(registry: Registry) -> None:
     wider = Job("linear", (("in", 16), ("out", 4)), "fp32", "float32", "cpu")
-    choices = select([JOB, wider], registry, "cpu", "float32", {(wider, "other"): 1.0}).choices
+    choices = select(groups(JOB, wider), registry, "cpu", "float32", Known({(wider, "other"): 1.0})).choices
     assert choices[wider].kernel.name == "other"
     assert (choices[JOB].kernel.name, choices[JOB].measured) == ("plain", False)
 
 
 def test_what_was_not_selected_cannot_be_bound(registry: Registry) -> None:
-    selection = select([JOB], registry, "cpu", "float32")
+    selection = select(groups(JOB), registry, "cpu", "float32")
     with pytest.raises(FullboreError, match="in 9, out 4"):
         selection.bind(("linear",), Weight(torch.zeros(4, 9)))

@@ -186,6 +186,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[OpenAI, "su
         str(port),
         "--max-model-len",
         "1024",
+        "--tune",
+        "off",
     ]
     with log.open("wb") as out:
         environment = {**os.environ, "PYTHONPATH": str(SOURCE)}

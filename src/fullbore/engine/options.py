@@ -16,3 +16,6 @@ class EngineOptions(msgspec.Struct, frozen=True):
     max_queued: int = 1024  # waiting requests beyond which a new one is refused
     prefix_caching: bool = True
     threads: int = 0  # 0: every core this process may use
+    scenario: str = "dialog"  # whose steps kernels are chosen for; a name or a .toml file
+    concurrency: int = 0  # requests of it in flight; 0: its own, as far as one step holds it
+    by_tokens: bool = False  # kernels may differ by a step's tokens, and a token's bits with them

@@ -24,10 +24,11 @@ from fullbore.engine.loop import Runner as AnyRunner
 from fullbore.engine.messages import PROTOCOL, Failed, Hello, Progress, Ready, Sampling
 from fullbore.engine.options import EngineOptions
 from fullbore.engine.scheduler import Scheduler
-from fullbore.engine.sizing import free_memory_bytes, size_cache, usable_cores
+from fullbore.engine.sizing import size_cache
 from fullbore.engine.step import Row, Started, Step
 from fullbore.engine.wire import EngineWire
 from fullbore.errors import CheckpointError, FullboreError
+from fullbore.hardware.limits import free_memory_bytes, usable_cores
 
 _GREETING_S = 30.0
 _PROGRESS_EVERY_S = 0.1
@@ -100,6 +101,8 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
     from fullbore.engine.runner import Runner
     from fullbore.model.load import load_model
     from fullbore.model.locate import locate
+    from fullbore.ops.setting import Setting
+    from fullbore.ops.tuned import Tuned, shortfalls
 
     torch.set_num_threads(options.threads or usable_cores())
     folder = locate(options.model)
@@ -112,7 +115,13 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             reported = now
             wire.send(Progress(done, total))
 
-    model = load_model(folder, options.dtype, progress)
+    setting = Setting.of(
+        options.scenario, options.concurrency, options.threads, options.max_num_batched_tokens
+    )
+    tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, free_memory_bytes())
+    model = load_model(folder, options.dtype, progress, tuned)
+    for line in shortfalls(model.selection):
+        _log.warning("%s", line)
     config = model.config
     bytes_per_page = sum(layer.nbytes for layer in model.new_cache(1, options.page_size))
     sizes = size_cache(options, config.max_position_embeddings, bytes_per_page, free_memory_bytes())

@@ -1,13 +1,11 @@
-"""How large the paged cache is, how long a request may be, and how many cores compute.
+"""How large the paged cache is, and how long a request may be.
 
 Sizes come from the flags where they are given; what was left to us is chosen for this machine, and whatever
 does not fit is refused with the figure that would.
 """
 
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from fullbore.engine.options import EngineOptions
 from fullbore.errors import CapacityError, UsageError
@@ -18,7 +16,6 @@ GIB = 1 << 30
 CACHE_SHARE = 0.5
 # Tokens that most requests stay below; a model that allows 163840 does not see that length 64 times at once.
 USUAL_LENGTH = 8192
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,41 +63,3 @@ def size_cache(options: EngineOptions, context: int, bytes_per_page: int, free_b
             "or lower --max-model-len"
         )
     return Sizes(pages, min(wanted_length, pages * options.page_size))
-
-
-def free_memory_bytes() -> int:
-    """Memory that can be had now without swapping: the machine's and the container's, whichever is less."""
-    free = []
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free.append(int(line.split()[1]) * 1024)
-    limit, used = _number(_CGROUP / "memory.max"), _number(_CGROUP / "memory.current")
-    if limit is not None and used is not None:
-        # File pages count as used there but are dropped when memory is wanted.
-        free.append(max(0, limit - used + _cgroup_file_bytes()))
-    return min(free) if free else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-
-def usable_cores() -> int:
-    """Cores this process may use: its affinity, within the container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota_file = _CGROUP / "cpu.max"
-    if quota_file.exists():
-        quota, period = quota_file.read_text().split()[:2]
-        if quota != "max":
-            cores = min(cores, math.ceil(int(quota) / int(period)))
-    return max(1, cores)
-
-
-def _number(path: Path) -> int | None:
-    """The number in a control file; None when the file is absent or says ``max``."""
-    text = path.read_text().strip() if path.exists() else ""
-    return int(text) if text.isdecimal() else None
-
-
-def _cgroup_file_bytes() -> int:
-    path = _CGROUP / "memory.stat"
-    fields = dict(line.split() for line in path.read_text().splitlines()) if path.exists() else {}
-    return int(fields.get("inactive_file", 0)) + int(fields.get("active_file", 0))

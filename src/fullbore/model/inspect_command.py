@@ -22,7 +22,9 @@ _CACHE_BYTES = {"bf16": 2, "fp32": 4}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="MODEL", help="demo, a folder, or org/name in the Hugging Face cache"
+        "model",
+        metavar="MODEL",
+        help="demo, a folder, or org/name in the Hugging Face cache (see also: fullbore inspect why)",
     )
     parser.add_argument(
         "--verify",

@@ -1,12 +1,13 @@
 """From a checkpoint folder to a model ready to run, one tensor at a time.
 
 The network's constructor runs twice: first against a recorder, which notes what kernels are needed for what
-shapes and formats without reading a weight; then, with the kernels selected, against the loader.
+shapes and formats without reading a weight (``workload``); then, with the kernels selected, against the
+loader.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -16,39 +17,44 @@ from fullbore.kernels.catalogue import CATALOGUE
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import ModelConfig, load_config
 from fullbore.model.deepseek import DeepseekV3
-from fullbore.model.mtp import MultiTokenPredictor
-from fullbore.model.parts import Call, Parts
-from fullbore.ops.contract import DTYPES, Job, packed_bytes
+from fullbore.model.parts import Call
+from fullbore.model.workload import DEVICE, Source, assemble, workload
+from fullbore.ops.contract import DTYPES, packed_bytes
+from fullbore.ops.demand import Workload
 from fullbore.ops.formats import Weight
-from fullbore.ops.operators import OPERATORS
 from fullbore.ops.registry import Registry
 from fullbore.ops.selection import Selection, select
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
-DEVICE = "cpu"
+Selector = Callable[[Workload, Registry, str], Selection]  # the last is the compute type
 
 
-class Source(Protocol):
-    """Stored tensors by name, as views of mapped files (``Checkpoint``)."""
-
-    def weight(self, name: str) -> Weight: ...
-    def tensor(self, name: str) -> Tensor: ...
-    def release(self, name: str) -> None: ...
-    @property
-    def total_bytes(self) -> int: ...
+def in_registry_order(work: Workload, registry: Registry, dtype: str) -> Selection:
+    """The first kernel that can do each job, where nothing was measured."""
+    return select(work.groups, registry, DEVICE, dtype)
 
 
-def load_model(folder: Path, dtype: str = "auto", progress: Progress | None = None) -> DeepseekV3:
+def load_model(
+    folder: Path,
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    selector: Selector = in_registry_order,
+) -> DeepseekV3:
     """The model in ``folder``, with every kernel selected. ``dtype``: float32, bfloat16 or auto.
 
     ``progress(done, total)`` is called with bytes of the checkpoint; the last call has done == total.
     Raises ConfigError or CheckpointError, before any weight is read, where the folder holds no such model.
     """
+    chosen = compute_type(dtype)
+    checkpoint = Checkpoint.open(folder, load_config(folder))
+    return build(checkpoint.config, checkpoint, chosen, progress=progress, selector=selector)
+
+
+def compute_type(dtype: str) -> str:
+    """float32 or bfloat16 for what ``--dtype`` says."""
     if dtype not in ("auto", *DTYPES):
         raise UsageError(f"--dtype {dtype} is not known; use auto, {' or '.join(DTYPES)}")
-    checkpoint = Checkpoint.open(folder, load_config(folder))
-    chosen = best_dtype() if dtype == "auto" else dtype
-    return build(checkpoint.config, checkpoint, chosen, progress=progress)
+    return best_dtype() if dtype == "auto" else dtype
 
 
 def build(
@@ -57,51 +63,16 @@ def build(
     dtype: str,
     registry: Registry = CATALOGUE,
     progress: Progress | None = None,
+    selector: Selector = in_registry_order,
 ) -> DeepseekV3:
     """The model of ``config`` with weights from ``source``."""
-    recorder = _Recorder(source, dtype)
-    _assemble(config, recorder, dtype)
-    selection = select(recorder.jobs, registry, DEVICE, dtype)
+    selection = selector(workload(config, source, dtype), registry, dtype)
     loader = _Loader(source, selection, progress)
-    model = _assemble(config, loader, dtype)
+    model = assemble(config, loader, dtype)
     model.selection = selection
     if progress:
         progress(source.total_bytes, source.total_bytes)
     return model
-
-
-def _assemble(config: ModelConfig, parts: Parts, dtype: str) -> DeepseekV3:
-    model = DeepseekV3(config, parts, dtype)
-    layers = range(config.num_nextn_predict_layers)
-    model.mtp = tuple(MultiTokenPredictor(model, parts, index) for index in layers)
-    model.bytes = parts.bytes
-    return model
-
-
-class _Recorder:
-    """Parts that only take note of the jobs. Reads names and shapes, never values."""
-
-    bytes = 0
-
-    def __init__(self, source: Source, dtype: str) -> None:
-        self.weight, self.tensor = source.weight, source.tensor
-        self.jobs: list[Job] = []
-        self._dtype = dtype
-
-    def bind(self, operator: str, *weights: Any) -> Call:
-        return self.bind_all((operator,), *weights)[0]
-
-    def bind_all(self, operators: Sequence[str], *weights: Any) -> tuple[Call, ...]:
-        for name in operators:
-            self.jobs.append(Job.of(OPERATORS[name], weights, self._dtype, DEVICE))
-        return tuple(_not_loaded for _ in operators)
-
-    def done(self) -> None:
-        """Nothing was read, so there is nothing to release."""
-
-
-def _not_loaded(*inputs: Any) -> NoReturn:
-    raise RuntimeError("this network was built to record its jobs; it has no weights")
 
 
 class _Loader:
@@ -131,7 +102,7 @@ class _Loader:
 
     def bind_all(self, operators: Sequence[str], *weights: Any) -> tuple[Call, ...]:
         bound = self._selection.bind(operators, *weights)
-        unique = {id(one.packed): one.packed for one in bound}
+        unique = {id(packed): packed for one in bound for packed in one.packs}
         self.bytes += sum(packed_bytes(packed) for packed in unique.values())
         self.done()
         return bound

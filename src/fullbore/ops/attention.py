@@ -14,7 +14,7 @@ from fullbore.ops.contract import Case, Cost, Operator, Shape, Tolerance
 from fullbore.ops.draws import ARITHMETIC, WEIGHT_FORMATS, draw_rows, draw_weight
 from fullbore.ops.formats import Weight, matrix_bytes, value_bytes
 
-PAGE = 4  # tokens a page in drawn cases: small, so that contexts span pages
+PAGE = 4  # tokens a page in drawn cases unless ``shape`` has a "page": small, so that contexts span pages
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def _draw_weights(shape: Shape, format: str, generator: Generator) -> tuple[Weig
 
 
 def _draw_cache(pages: int, shape: Shape, dtype: torch.dtype, generator: Generator) -> Tensor:
-    return torch.randn(pages, PAGE, shape["latent"] + shape["rope"], generator=generator).to(dtype)
+    size = pages, shape.get("page", PAGE), shape["latent"] + shape["rope"]
+    return torch.randn(size, generator=generator).to(dtype)
 
 
 def _draw_queries(tokens: int, shape: Shape, case: str, dtype: torch.dtype, generator: Generator) -> Tensor:
@@ -112,7 +113,7 @@ def _draw_queries(tokens: int, shape: Shape, case: str, dtype: torch.dtype, gene
 def _prefill_draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
     tokens = 1 if case == "one_token" else shape["tokens"]
     first = 0 if case == "no_prefix" else shape["first"]
-    needed = -(-(first + tokens) // PAGE)
+    needed = -(-(first + tokens) // shape.get("page", PAGE))
     cache = _draw_cache(2 * needed + 3, shape, dtype, generator)
     pages = torch.randperm(len(cache), generator=generator)[:needed].int()
     q = _draw_queries(tokens, shape, case, dtype, generator)
@@ -125,11 +126,14 @@ def _decode_draw(shape: Shape, case: str, format: str, dtype: torch.dtype, gener
     if case == "skewed":  # one long context among short ones
         contexts = torch.ones(rows, dtype=torch.int64)
         contexts[rows // 2] = shape["context"]
-    cache = _draw_cache(rows * -(-shape["context"] // PAGE) + 3, shape, dtype, generator)
+    if case == "even":
+        contexts = torch.full((rows,), shape["context"])
+    page = shape.get("page", PAGE)
+    cache = _draw_cache(rows * -(-shape["context"] // page) + 3, shape, dtype, generator)
     free = torch.randperm(len(cache), generator=generator).tolist()
-    table = torch.zeros(rows, -(-int(contexts.max()) // PAGE), dtype=torch.int32)
+    table = torch.zeros(rows, -(-int(contexts.max()) // page), dtype=torch.int32)
     for row, context in enumerate(contexts.tolist()):
-        for column in range(-(-context // PAGE)):
+        for column in range(-(-context // page)):
             table[row, column] = free.pop()
     q = _draw_queries(rows, shape, case, dtype, generator)
     return Case(_draw_weights(shape, format, generator), (q, cache, table, contexts.int()))
@@ -169,13 +173,14 @@ MLA_DECODE = Operator(
     describe=_describe,
     cost=_decode_cost,
     draw=_decode_draw,
-    cases=("random", "skewed", "extreme_scales", "one_token"),
+    cases=("random", "skewed", "even", "extreme_scales", "one_token"),
     formats=WEIGHT_FORMATS,
     shapes=tuple(
         shape | {"rows": r, "context": c}
         for shape, r, c in zip(_SHAPES, (6, 5, 3), (70, 13, 700), strict=True)
     ),
     tolerance=_TOLERANCE,
+    timed="even",
 )
 
 
@@ -204,7 +209,7 @@ def _append_draw(shape: Shape, case: str, format: str, dtype: torch.dtype, gener
         draw_rows(shape["tokens"], shape[part], case, dtype, generator) for part in ("latent", "rope")
     )
     cache = _draw_cache(shape["tokens"], shape, dtype, generator)
-    slots = torch.randperm(cache.shape[0] * PAGE, generator=generator)[: len(latent)]
+    slots = torch.randperm(cache.shape[0] * cache.shape[1], generator=generator)[: len(latent)]
     return Case((), (latent, rope, cache, slots))
 
 

@@ -60,6 +60,9 @@ class Operator:
     tolerance[dtype]: for arithmetic in that type on exactly decoded weights; a format that loses accuracy
         when weights are converted to it adds its own key.
     error(output, reference): how far apart two outputs are.
+    timed: the case that timings use.
+    draw_inputs(shape, case, dtype, generator): the inputs alone, where weights are large or the inputs decide
+        which of them are read; timings draw several.
     """
 
     name: str
@@ -72,6 +75,8 @@ class Operator:
     shapes: tuple[Shape, ...]
     tolerance: Mapping[str, Tolerance]
     error: Callable[[Any, Any], float] = worst_row_error
+    timed: str = "random"
+    draw_inputs: Callable[[Shape, str, torch.dtype, Generator], tuple[Any, ...]] | None = None
 
     def limit(self, format: str, dtype: str) -> float:
         """The relative error allowed to a kernel of this weight format and arithmetic."""
@@ -126,6 +131,11 @@ class Kernel(ABC):
     def pack(self, *weights: Any) -> Any:
         """The weights in this kernel's own layout, made once at load; never a view of what was given."""
         return None
+
+    @classmethod
+    def binary(cls) -> str:
+        """Path of the compiled library that it runs, "" without one. Times of another build are stale."""
+        return ""
 
     @abstractmethod
     def run(self, packed: Any, *inputs: Any) -> Any:

@@ -45,7 +45,11 @@ def _cost(shape: Shape, format: str, dtype: str) -> Cost:
 
 def _draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
     weights: tuple[Any, ...] = draw_expert(shape, format, generator)
-    return Case(weights, (draw_rows(shape["tokens"], shape["hidden"], case, dtype, generator),))
+    return Case(weights, _draw_inputs(shape, case, dtype, generator))
+
+
+def _draw_inputs(shape: Shape, case: str, dtype: torch.dtype, generator: Generator) -> tuple[Tensor]:
+    return (draw_rows(shape["tokens"], shape["hidden"], case, dtype, generator),)
 
 
 SWIGLU = Operator(
@@ -62,4 +66,5 @@ SWIGLU = Operator(
         {"tokens": 64, "hidden": 40, "inter": 200},
     ),
     tolerance=ARITHMETIC,
+    draw_inputs=_draw_inputs,
 )

@@ -28,8 +28,12 @@ def _linear_cost(shape: Shape, format: str, dtype: str) -> Cost:
 
 
 def _linear_draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
-    x = draw_rows(shape["tokens"], shape["in"], case, dtype, generator)
-    return Case((draw_weight(shape["out"], shape["in"], format, generator),), (x,))
+    inputs = _linear_inputs(shape, case, dtype, generator)
+    return Case((draw_weight(shape["out"], shape["in"], format, generator),), inputs)
+
+
+def _linear_inputs(shape: Shape, case: str, dtype: torch.dtype, generator: Generator) -> tuple[Tensor]:
+    return (draw_rows(shape["tokens"], shape["in"], case, dtype, generator),)
 
 
 LINEAR = Operator(
@@ -47,6 +51,7 @@ LINEAR = Operator(
         {"tokens": 64, "out": 300, "in": 129},
     ),
     tolerance=ARITHMETIC,
+    draw_inputs=_linear_inputs,
 )
 
 
@@ -60,8 +65,13 @@ def _embed_cost(shape: Shape, format: str, dtype: str) -> Cost:
 
 
 def _embed_draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
-    ids = torch.randint(shape["out"], (1 if case == "one_token" else shape["tokens"],), generator=generator)
-    return Case((draw_weight(shape["out"], shape["in"], format, generator),), (ids,))
+    inputs = _embed_inputs(shape, case, dtype, generator)
+    return Case((draw_weight(shape["out"], shape["in"], format, generator),), inputs)
+
+
+def _embed_inputs(shape: Shape, case: str, dtype: torch.dtype, generator: Generator) -> tuple[Tensor]:
+    tokens = 1 if case == "one_token" else shape["tokens"]
+    return (torch.randint(shape["out"], (tokens,), generator=generator),)
 
 
 EMBED = Operator(
@@ -77,4 +87,5 @@ EMBED = Operator(
         "float32": Tolerance(0.0, "rows are copied; float32 holds bfloat16 exactly"),
         "bfloat16": Tolerance(2**-8, "one rounding where the checkpoint is float32"),
     },
+    draw_inputs=_embed_inputs,
 )

@@ -35,8 +35,7 @@ def _cost(shape: Shape, format: str, dtype: str) -> Cost:
     return Cost(flops, touched * expert_bytes(shape, format) + moved)
 
 
-def _draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
-    experts = [draw_expert(shape, format, generator) for _ in range(shape["experts"])]
+def _draw_inputs(shape: Shape, case: str, dtype: torch.dtype, generator: Generator) -> tuple[Tensor, ...]:
     x = draw_rows(shape["tokens"], shape["hidden"], case, dtype, generator)
     liking = torch.rand(len(x), shape["experts"], generator=generator)
     if case == "skewed":  # most tokens agree on a few experts, some experts get none
@@ -45,7 +44,12 @@ def _draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: G
         liking[:, shape["experts"] // 2] += 9.0
     ids = liking.topk(1 if case == "one_expert" else shape["k"], dim=-1).indices
     scores = torch.rand(ids.shape, generator=generator) + 0.05
-    return Case((experts,), (x, ids, scores / scores.sum(-1, keepdim=True) * 2.5))
+    return x, ids, scores / scores.sum(-1, keepdim=True) * 2.5
+
+
+def _draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
+    experts = [draw_expert(shape, format, generator) for _ in range(shape["experts"])]
+    return Case((experts,), _draw_inputs(shape, case, dtype, generator))
 
 
 MOE_FFN = Operator(
@@ -62,4 +66,5 @@ MOE_FFN = Operator(
         {"tokens": 7, "hidden": 40, "inter": 130, "experts": 12, "k": 1},
     ),
     tolerance=ARITHMETIC,
+    draw_inputs=_draw_inputs,
 )

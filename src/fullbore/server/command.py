@@ -11,7 +11,9 @@ from fullbore.engine.options import EngineOptions
 from fullbore.errors import UsageError
 from fullbore.model.config import load_config
 from fullbore.model.locate import locate
+from fullbore.scenario.scenario import load_scenario
 from fullbore.server.auth import Keys
+from fullbore.server.first_tune import MODES, FirstTune
 from fullbore.server.limits import Limits
 from fullbore.server.service import Service, Settings
 from fullbore.server.serving import OnProgress, bind, serve
@@ -71,6 +73,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engine("--page-size", type=_count, default=16, metavar="TOKENS", help="(default: 16)")
     engine("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     engine("--threads", type=_count, default=0, metavar="N", help="(default: every core)")
+    engine("--tune", choices=MODES, default="auto",
+           help="measure kernels first; auto: where the model is new here (default: auto)")  # fmt: skip
+    engine("--tune-scenario", default="dialog", metavar="NAME",
+           help="whose steps kernels are chosen for: dialog, code, or a .toml file")  # fmt: skip
+    engine("--tune-concurrency", type=_count, default=0, metavar="N",
+           help="requests of it in flight (default: the scenario's, at most 64)")  # fmt: skip
+    engine("--by-tokens", action="store_true",
+           help="let kernels differ by a step's tokens (bits then depend on a token's company)")  # fmt: skip
     engine("--enable-prefix-caching", dest="prefix_caching", default=True,
            action=argparse.BooleanOptionalAction, help="reuse what prompts share (default: yes)")  # fmt: skip
     engine("--disable-radix-cache", dest="prefix_caching", action="store_false", help=argparse.SUPPRESS)
@@ -91,15 +101,18 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     keys = Keys(args.api_key)
+    load_scenario(args.tune_scenario)  # refused now rather than by the engine
     folder = locate(args.model)
     config = load_config(folder)
     listener = bind(args.host, args.port)
     with listener:
         tokenizer = Tokenizer.load(folder, config.vocab_size, args.chat_template)
         options = _engine_options(args, folder)
+        first_tune = FirstTune(args.tune, options)
         service = Service(_settings(args, folder, options), tokenizer)
 
         async def start(on_progress: OnProgress) -> EngineClient:
+            await first_tune.run()
             return await EngineClient.start(options, on_progress)
 
         terminal = Terminal(service.settings, listener.getsockname(), bool(keys))
@@ -153,6 +166,9 @@ def _engine_options(args: argparse.Namespace, folder: Path) -> EngineOptions:
         max_queued=args.max_queued_requests,
         prefix_caching=args.prefix_caching,
         threads=args.threads,
+        scenario=args.tune_scenario,
+        concurrency=args.tune_concurrency,
+        by_tokens=args.by_tokens,
     )
 
 

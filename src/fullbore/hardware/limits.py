@@ -1,0 +1,45 @@
+"""What of this machine the process may use: the container's limits included. Imports no torch."""
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, within the container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota_file = _CGROUP / "cpu.max"
+    if quota_file.exists():
+        quota, period = quota_file.read_text().split()[:2]
+        if quota != "max":
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, cores)
+
+
+def free_memory_bytes() -> int:
+    """Memory that can be had now without swapping: the machine's and the container's, whichever is less."""
+    free = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free.append(int(line.split()[1]) * 1024)
+    limit, used = _number(_CGROUP / "memory.max"), _number(_CGROUP / "memory.current")
+    if limit is not None and used is not None:
+        # File pages count as used there but are dropped when memory is wanted.
+        free.append(max(0, limit - used + _cgroup_file_bytes()))
+    return min(free) if free else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+def _number(path: Path) -> int | None:
+    """The number in a control file; None when the file is absent or says ``max``."""
+    text = path.read_text().strip() if path.exists() else ""
+    return int(text) if text.isdecimal() else None
+
+
+def _cgroup_file_bytes() -> int:
+    path = _CGROUP / "memory.stat"
+    fields = dict(line.split() for line in path.read_text().splitlines()) if path.exists() else {}
+    return int(fields.get("inactive_file", 0)) + int(fields.get("active_file", 0))

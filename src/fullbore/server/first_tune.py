@@ -1,0 +1,78 @@
+"""Kernels are measured before a model is served here for the first time.
+
+The tuner is a process of its own, like the engine: torch and its threads stay out of this one, it draws its
+own bar, and whatever becomes of it, the server starts.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fullbore.engine.options import EngineOptions
+from fullbore.hardware.cpu import best_dtype
+from fullbore.ops.setting import Setting
+
+PROGRAM = (sys.executable, "-P", "-m", "fullbore", "tune")
+MODES = ("auto", "off", "quick", "thorough")
+_END_S = 5.0  # for the tuner to keep its last record
+log = logging.getLogger("fullbore.server")
+
+
+@dataclass(frozen=True)
+class FirstTune:
+    """``mode``: auto (quick, where this model's kernels were never measured here), off, quick or thorough
+    (which measure what is missing)."""
+
+    mode: str
+    options: EngineOptions
+
+    def needed(self) -> bool:
+        """Looks at the table of times alone; imports nothing heavy."""
+        if self.mode != "auto":
+            return self.mode != "off"
+        options = self.options
+        dtype = best_dtype() if options.dtype == "auto" else options.dtype
+        return not Setting.of(options.scenario, options.concurrency, options.threads).covers(
+            Path(options.model), dtype
+        )
+
+    async def run(self, program: Sequence[str] = PROGRAM) -> None:
+        """Measure, where that is needed. Cancelled, it ends the tuner, which goes on from there next time."""
+        if not self.needed():
+            return
+        log.info("measuring this machine's kernels for the model, once (--tune off goes without)")
+        process = await asyncio.create_subprocess_exec(*program, *self.arguments())
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            await _end(process)
+            raise
+        if code:
+            log.warning(
+                "the tuner ended with exit code %d; kernels are chosen by what was measured so far "
+                "(to see what is wrong: fullbore tune MODEL)",
+                code,
+            )
+
+    def arguments(self) -> list[str]:
+        """Of the tuner, by the flags that both commands share."""
+        options = self.options
+        words = [options.model, "--quiet", "--scenario", options.scenario, "--dtype", options.dtype]
+        words += ["--thorough"] if self.mode == "thorough" else ["--only-choices"]
+        for flag, value in (("--concurrency", options.concurrency), ("--threads", options.threads)):
+            words += [flag, str(value)] if value else []
+        return words
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _END_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()

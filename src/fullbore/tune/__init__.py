@@ -1,0 +1,1 @@
+"""Kernels examined, timed, and chosen for a scenario."""

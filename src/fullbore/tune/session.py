@@ -1,0 +1,108 @@
+"""One run of ``fullbore tune``: what is measured for a model, with a bar, and what came of it."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fullbore.hardware.cpu import last_level_cache_bytes
+from fullbore.hardware.limits import free_memory_bytes
+from fullbore.kernels.catalogue import CATALOGUE
+from fullbore.model.checkpoint import Checkpoint
+from fullbore.model.config import load_config
+from fullbore.model.load import compute_type
+from fullbore.model.locate import locate
+from fullbore.model.workload import workload
+from fullbore.ops.demand import Workload
+from fullbore.ops.registry import Registry
+from fullbore.ops.selection import Selection
+from fullbore.ops.setting import Setting, model_digest
+from fullbore.ops.sources import source_code
+from fullbore.ops.times import Covered, Times
+from fullbore.ops.tuned import Tuned, shortfalls
+from fullbore.tune.points import QUICK, THOROUGH
+from fullbore.tune.probes import probes
+from fullbore.tune.table import choices_table
+from fullbore.tune.tuner import Bench, Tuner
+
+WEIGHTS_SHARE = 8  # of the free memory, what drawn weights may take: they are drawn, packed and copied
+
+
+@dataclass
+class Session:
+    """``model``: its digest, by which a server knows that nothing is left to measure for it."""
+
+    model: str
+    dtype: str
+    work: Workload
+    setting: Setting
+    times: Times
+    registry: Registry = CATALOGUE
+
+    @staticmethod
+    def of(model: str, dtype: str, setting: Setting) -> "Session":
+        """A model by the name that ``serve`` takes too."""
+        torch.set_num_threads(setting.threads)
+        config = load_config(folder := locate(model))
+        chosen = compute_type(dtype)
+        work = workload(config, Checkpoint.open(folder, config), chosen)
+        return Session(model_digest(folder), chosen, work, setting, setting.store.load())
+
+    def measure(self, thorough: bool, only_choices: bool) -> None:
+        """What is not in the table yet."""
+        store = self.setting.store
+        bench = Bench(probes(), last_level_cache_bytes(), free_memory_bytes() // WEIGHTS_SHARE)
+        bar = Progress(
+            TextColumn("measuring kernels: {task.description}"), BarColumn(),
+            TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
+            console=Console(stderr=True), transient=True, refresh_per_second=4,
+        )  # fmt: skip
+        with bar:
+            task = bar.add_task("")
+            tuner = Tuner(
+                self.registry, self.work, self.setting.mix, THOROUGH if thorough else QUICK, bench,
+                self.times, store.append, only_choices,
+                lambda done, total, next: bar.update(task, completed=done, total=total, description=next),
+            )  # fmt: skip
+            self.times = tuner.run()
+        covered = Covered(self.model, source_code(), self.dtype, time.time())
+        if not self.times.covers(covered.model, covered.code, covered.dtype):
+            store.append([covered])
+
+    def selection(self, by_tokens: bool) -> tuple[Selection, Tuned]:
+        tuned = Tuned(self.times, self.setting.mix, by_tokens)
+        return tuned(self.work, self.registry, self.dtype), tuned
+
+    def report(self, by_tokens: bool) -> None:
+        """What was chosen, refused, and cannot be used, on stdout."""
+        selection, tuned = self.selection(by_tokens)
+        evidence = tuned.evidence(self.work, self.registry)
+        out = Console(highlight=False, soft_wrap=False)
+        ceiling = evidence.estimator.ceiling
+        peaks = ", ".join(f"{value / 1e9:.0f} GFLOP/s in {name}" for name, value in ceiling.flops.items())
+        setting = self.setting
+        out.print(
+            f"{setting.store.fingerprint['cpu']}, {setting.threads} threads: "
+            f"reads {ceiling.read / 1e9:.1f} GB/s, multiplies {peaks} (measured)",
+            f"chosen for {setting.scenario} with {setting.concurrency} in flight, computing in {self.dtype}; "
+            "times are medians, % is of the ceiling that binds (~ interpolated, ? assumed)",
+            "",
+            sep="\n",
+        )  # fmt: skip
+        out.print(choices_table(selection, self.work, evidence))
+        total = sum(
+            (choice.time_us or 0.0) * sum(n for group, n in self.work.groups.items() if job in group)
+            for job, choice in selection.choices.items()
+        )
+        out.print(f"\nall operators in a step, on average: {total / 1000:.3g} ms")
+        for line in (
+            *shortfalls(selection),
+            *map(_stranger, setting.store.strangers()),
+        ):
+            out.print(f"- {line}", markup=False)
+
+
+def _stranger(told: str) -> str:
+    return f"not used, since measured elsewhere: {told}"
