@@ -18,6 +18,7 @@ from benchmarks.peers.peer import Peer, Setting, model_name
 from benchmarks.peers.results import Point
 from benchmarks.peers.table import report
 from fullbore.errors import FullboreError
+from fullbore.hardware.limits import usable_cores
 from fullbore.scenario.scenario import load_scenario
 
 INTERRUPTED = 130
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--config", default="bench-1b5", help="of fullbore make-checkpoint (default: %(default)s)")
     add("--home", type=Path, default=_cache(), help="for environments and checkpoints (default: %(default)s)")
     add("--json", type=Path, help="results, gone on with if it is there (default: HOME/results/CONFIG.json)")
-    add("--threads", type=_count, default=os.cpu_count() or 1, metavar="N", help="(default: every core)")
+    add("--threads", type=_count, default=usable_cores(), metavar="N", help="(default: every core)")
     add("--python", default=sys.executable, help="makes the environments (default: this one)")
     add("--start-timeout", type=float, default=900.0, metavar="S", help="until a server is ready (900)")
     add("--silence", type=float, default=300.0, metavar="S", help="a stream silent for S s failed (300)")

@@ -65,13 +65,6 @@ def peak_rss_mib(pid: int) -> float:
     return sum(_peak_kib(each) for each in _tree(pid)) / 1024
 
 
-def cpu_model() -> str:
-    for line in (PROC / "cpuinfo").read_text("utf-8", "replace").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown"
-
-
 def _tree(pid: int) -> list[int]:
     found = [pid]
     for task in (PROC / str(pid) / "task").glob("*/children"):

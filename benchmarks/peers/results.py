@@ -8,8 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.peers.machine import Load, cpu_model
+from benchmarks.peers.machine import Load
 from fullbore.errors import UsageError
+from fullbore.hardware.cpu import cpu_model
+from fullbore.hardware.limits import usable_cores
 from fullbore.scenario.metrics import Figures
 
 SCHEMA = "fullbore.peers/1"  # the number changes when a field changes its meaning or goes away
@@ -86,7 +88,7 @@ def now() -> str:
 def read(path: Path) -> Results:
     """What ``path`` holds; empty results where there is no such file."""
     if not path.exists():
-        return Results(cpu=cpu_model(), cores=os.cpu_count() or 0)
+        return Results(cpu=cpu_model(), cores=usable_cores())
     try:
         results = msgspec.json.decode(path.read_bytes(), type=Results)
     except msgspec.DecodeError as error:
@@ -95,7 +97,7 @@ def read(path: Path) -> Results:
         raise UsageError(
             f"--json {path} has the schema {results.schema}, expected {SCHEMA}; name another file"
         )
-    here = (cpu_model(), os.cpu_count() or 0)
+    here = (cpu_model(), usable_cores())
     if (results.cpu, results.cores) != here:
         raise UsageError(
             f"--json {path} was measured on {results.cores} cores of {results.cpu}, this is {here[1]} of "

@@ -12,7 +12,7 @@ from fake_peers import FakePeer, python_step
 from rich.console import Console
 
 from benchmarks.peers.__main__ import main
-from benchmarks.peers.peer import Command
+from benchmarks.peers.peer import Command, Peer, Step
 from benchmarks.peers.processes import ServerError, end_group, free_port, running
 from benchmarks.peers.results import read
 from benchmarks.peers.steps import StepError, Workshop
@@ -21,7 +21,7 @@ from benchmarks.peers.table import report
 CODE_THAT_WAITS = "import time; time.sleep(600)"
 
 
-def run(home: Path, *peers: FakePeer, more: tuple[str, ...] = (), concurrency: str = "1,3") -> int:
+def run(home: Path, *peers: Peer, more: tuple[str, ...] = (), concurrency: str = "1,3") -> int:
     names = ",".join(peer.name for peer in peers)
     flags = ["--home", str(home), "--peers", names, "--scenario", "dialog", "--output-scale", "1/128"]
     flags += ["--config", "tiny", "--concurrency", concurrency, "--requests-per-slot", "1", *more]
@@ -211,7 +211,6 @@ class TestSteps:
         assert gone(int(pid.read_text()))
 
     def test_a_program_that_is_not_there_is_named(self, tmp_path: Path) -> None:
-        from benchmarks.peers.peer import Step
 
         with pytest.raises(StepError, match="/no/such/program cannot be run"):
             Workshop(tmp_path, lambda _: None).do([Step("absent", ["/no/such/program"], (), 5.0)])
