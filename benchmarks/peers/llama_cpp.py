@@ -79,8 +79,9 @@ def _build(setting: Setting) -> Iterator[Step]:
     tools = "llama.cpp-tools"
     home, bin_ = _home(setting), setting.venv(tools) / "bin"
     archive = home / f"llama_cpp_python-{RELEASE}.tar.gz"
+    yield from setting.make_venv(tools, ("install", "cmake", "ninja"))
     fetch = ("download", f"llama-cpp-python=={RELEASE}", "--no-binary", ":all:", "--no-deps", "-d", str(home))
-    yield from setting.make_venv(tools, ("install", "cmake", "ninja"), fetch)
+    yield Step("llama.cpp fetch", [str(bin_ / "python"), "-m", "pip", *fetch], (archive,), 15 * MINUTES)
     yield Step(
         "llama.cpp unpack",
         (sys.executable, "-c", UNPACK, str(archive), str(home)),

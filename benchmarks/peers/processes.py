@@ -82,6 +82,8 @@ def end_group(process: "subprocess.Popen[bytes]", grace_s: float = GRACE_S) -> N
             with suppress(ProcessLookupError):
                 os.kill(member.pid, signal.SIGKILL)
         process.wait()
+        while _alive(members):  # what was killed is gone a moment later
+            time.sleep(0.01)
 
 
 def free_port() -> int:

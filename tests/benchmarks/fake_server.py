@@ -20,14 +20,20 @@ def main() -> None:
     parser.add_argument("--gap", type=float, default=0.001)
     parser.add_argument("--short-by", type=int, default=0)
     parser.add_argument("--killed-once", type=Path, help="killed at a completion, unless this file exists")
-    parser.add_argument("--stubborn", type=Path, help="it and a child that left its group ignore SIGTERM")
+    parser.add_argument("--pids", type=Path, help="written there: its own process id, and its child's")
+    parser.add_argument(
+        "--stubborn", action="store_true", help="it and a child of another group ignore SIGTERM"
+    )
     args = parser.parse_args()
     print("fake server starting", flush=True)
+    pids = [os.getpid()]
     if args.stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
         child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-        args.stubborn.write_text(f"{os.getpid()} {child.pid}")
+        pids.append(child.pid)
+    if args.pids:
+        args.pids.write_text(" ".join(map(str, pids)))
     app = _application(Script(gap_s=args.gap, short_by=args.short_by))
 
     @web.middleware

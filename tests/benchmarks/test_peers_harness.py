@@ -2,8 +2,11 @@
 
 import io
 import os
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,6 +50,12 @@ def gone(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     return True
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    """Until it is so; the test's own time limit is the only one."""
+    while not what():
+        time.sleep(0.05)
 
 
 def test_every_peer_is_measured_at_every_load_with_one_start(
@@ -117,7 +126,7 @@ def test_a_server_that_dies_at_start_tells_its_last_words(tmp_path: Path) -> Non
 
 
 def test_a_server_that_never_gets_ready_is_given_up_and_ended(tmp_path: Path) -> None:
-    deaf = FakePeer("deaf", ready="/never", arguments=("--stubborn", str(tmp_path / "pids")))
+    deaf = FakePeer("deaf", ready="/never", arguments=("--stubborn", "--pids", str(tmp_path / "pids")))
     assert run(tmp_path, deaf, concurrency="1", more=("--start-timeout", "2")) == 1
     assert "did not answer 200 within 2 s" in failures(tmp_path)[0]
     assert all(gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
@@ -131,6 +140,26 @@ def test_a_killed_server_costs_one_load_and_is_started_again(tmp_path: Path) -> 
     assert measured(tmp_path) == [("fragile", 3)]
     assert run(tmp_path, fragile) == 0
     assert measured(tmp_path) == [("fragile", 3), ("fragile", 1)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_it_has_and_leaves_no_server(tmp_path: Path, number: int) -> None:
+    slow = FakePeer("slow", arguments=("--gap", "0.05", "--pids", str(tmp_path / "pids")))
+    results = tmp_path / "results" / "tiny.json"
+    here = Path(__file__).parent
+    code = (
+        "from pathlib import Path; from fake_peers import FakePeer; from test_peers_harness import run\n"
+        f"raise SystemExit(run(Path({str(tmp_path)!r}), FakePeer('slow', arguments={slow.arguments!r})))"
+    )
+    paths = os.pathsep.join([str(here), str(here.parents[1]), *sys.path])
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths})
+    wait_for(results.exists)
+    process.send_signal(number)
+    assert process.wait(60) == 130
+    assert measured(tmp_path) == [("slow", 1)]
+    assert gone(int((tmp_path / "pids").read_text()))
+    assert run(tmp_path, slow) == 0
+    assert measured(tmp_path) == [("slow", 1), ("slow", 3)]
 
 
 def test_answers_of_another_length_are_no_measurement(tmp_path: Path) -> None:
