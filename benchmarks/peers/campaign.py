@@ -5,6 +5,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -83,43 +84,12 @@ class Campaign:
                 self._tried(
                     peer,
                     f"measure {point.describe()}",
-                    lambda point=point: self._keep(  # type: ignore[misc]
-                        peer, command, startup_s, self._load(server, point)
-                    ),
+                    partial(self._point, peer, command, startup_s, server, point),
                 )
 
-    def _load(self, server: Server, point: Point) -> tuple[Point, Result, Load, float]:
-        """One point on a running server."""
-        kept: list[Result] = []
-        scenario = _scenario(point, self._plan.seed)
-        bench = Bench(
-            url=server.url,
-            scenario=scenario,
-            concurrencies=(point.concurrency,),
-            requests=point.requests,
-            seconds=self._plan.point_s,
-            vocab_size=self._plan.setting.vocab_size,
-            timeout_s=self._plan.silence_s,
-        )
-        before = Use.of(server.process.pid, time.monotonic())
-        try:
-            finished = asyncio.run(measure(bench, kept.append, self._screen))
-            if not finished:
-                raise KeyboardInterrupt
-            after = Use.of(server.process.pid, time.monotonic())
-            peak = peak_rss_mib(server.process.pid)
-            _check(kept[0], point)
-        except FullboreError as error:
-            if server.ended:
-                code = server.process.returncode
-                raise PointError(f"the server ended with {code}: {error}; {tail(server.log)}") from error
-            raise
-        return point, kept[0], Load.between(before, after), peak
-
-    def _keep(
-        self, peer: Peer, command: Command, startup_s: float, measured: tuple[Point, Result, Load, float]
-    ) -> None:
-        point, result, load, peak = measured
+    def _point(self, peer: Peer, command: Command, startup_s: float, server: Server, point: Point) -> None:
+        """Measure one point and keep it. Raises KeyboardInterrupt when the user ended it."""
+        result, load, peak_rss_mib = self._load(server, point)
         self.results.measurements.append(
             Measurement(
                 peer=peer.name,
@@ -128,7 +98,7 @@ class Campaign:
                 point=point,
                 figures=result.figures,
                 load=load,
-                peak_rss_mib=round(peak, 1),
+                peak_rss_mib=round(peak_rss_mib, 1),
                 startup_s=round(startup_s, 1),
                 command=list(command.argv),
                 env=dict(command.env),
@@ -136,6 +106,32 @@ class Campaign:
             )
         )
         files.write(self._path, self.results)
+
+    def _load(self, server: Server, point: Point) -> tuple[Result, Load, float]:
+        """What the client saw, what was taken of the machine meanwhile, and the server's memory in MiB."""
+        kept: list[Result] = []
+        bench = Bench(
+            url=server.url,
+            scenario=_scenario(point, self._plan.seed),
+            concurrencies=(point.concurrency,),
+            requests=point.requests,
+            seconds=self._plan.point_s,
+            vocab_size=self._plan.setting.vocab_size,
+            timeout_s=self._plan.silence_s,
+        )
+        pid = server.process.pid
+        before = Use.of(pid, time.monotonic())
+        try:
+            if not asyncio.run(measure(bench, kept.append, self._screen)):
+                raise KeyboardInterrupt
+            after, peak = Use.of(pid, time.monotonic()), peak_rss_mib(pid)
+            _check(kept[0], point)
+        except FullboreError as error:
+            if server.ended:
+                code = server.process.returncode
+                raise PointError(f"the server ended with {code}: {error}; {tail(server.log)}") from error
+            raise
+        return kept[0], Load.between(before, after), peak
 
     def _tried(self, peer: Peer, doing: str, work: Callable[[], None]) -> bool:
         """False, and a note of it, where ``work`` failed in a way that a peer or the system may fail in."""

@@ -16,6 +16,7 @@ from fullbore.errors import FullboreError
 
 POLL_S = 0.25
 GRACE_S = 10.0  # to end by itself after SIGTERM
+KILLED_S = 5.0  # until the system has taken away what was killed
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the caller uses
 
 
@@ -82,7 +83,8 @@ def end_group(process: "subprocess.Popen[bytes]", grace_s: float = GRACE_S) -> N
             with suppress(ProcessLookupError):
                 os.kill(member.pid, signal.SIGKILL)
         process.wait()
-        while _alive(members):  # what was killed is gone a moment later
+        deadline_s = time.monotonic() + KILLED_S
+        while time.monotonic() < deadline_s and _alive(members):
             time.sleep(0.01)
 
 
