@@ -22,13 +22,14 @@ from fullbore.hardware.limits import usable_cores
 from fullbore.scenario.scenario import load_scenario
 
 INTERRUPTED = 130
+PURPOSE = "Measure this server beside other engines: same weights, same client, one table."
 TABLE_WIDTH = 150
 FEWEST_REQUESTS = 4
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers", description=__doc__, allow_abbrev=False
+        prog="python -m benchmarks.peers", description=PURPOSE, allow_abbrev=False
     )
     add = parser.add_argument
     names = ", ".join(peer.name for peer in PEERS)
