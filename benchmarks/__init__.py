@@ -1,0 +1,1 @@
+"""Measurements a person starts by hand; never tests. ``docs/benchmarks.md`` says how and what they mean."""
