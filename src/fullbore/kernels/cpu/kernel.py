@@ -33,6 +33,10 @@ class CpuKernel(Kernel):
             reasons.append(str(error))
         return reasons
 
+    @classmethod
+    def binary(cls) -> str:
+        return str(native().lib._name)
+
     def function(self, name: str, *arguments: Any, result: Any = None) -> Callable[..., Any]:
         """An exported function of the object, its types fixed once so that a call converts nothing."""
         found = self.native.lib[name]  # by index: a fresh object, whose types no other user sets
