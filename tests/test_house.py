@@ -20,7 +20,7 @@ FLOORS = (
     ("kernels",),
     ("ops",),
     ("scenario", "hardware"),
-    ("flags",),
+    ("flags", "screen"),
     ("errors", "__init__"),
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

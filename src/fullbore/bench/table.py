@@ -7,19 +7,18 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from fullbore import screen
 from fullbore.bench.report import Result
 from fullbore.scenario.metrics import Spread
 
 LEAST_WIDTH = 80  # columns that the tables need; a narrower terminal breaks lines, but loses no digit
-PLAIN_WIDTH = 110  # where the output is a file or a pipe
+PLAIN_WIDTH = 110
 LITTLES_LAW_LOW, LITTLES_LAW_HIGH = 0.9, 1.02
 
 
 def console(stderr: bool = False) -> Console:
-    """A console whose tables are never cut off."""
-    found = Console(stderr=stderr, highlight=False)
-    width = max(found.width, LEAST_WIDTH) if found.is_terminal else PLAIN_WIDTH
-    return Console(stderr=stderr, highlight=False, width=width)
+    """A console for these tables."""
+    return screen.console(LEAST_WIDTH, PLAIN_WIDTH, stderr)
 
 
 def report(results: Sequence[Result]) -> Group:

@@ -24,6 +24,7 @@ from fullbore.ops.setting import Setting, model_digest
 from fullbore.ops.sources import source_code
 from fullbore.ops.times import Covered, Times
 from fullbore.ops.tuned import Tuned, shortfalls
+from fullbore.screen import console
 from fullbore.tune.points import QUICK, THOROUGH
 from fullbore.tune.probes import probes
 from fullbore.tune.table import choices_table
@@ -84,7 +85,7 @@ class Session:
         """What was chosen, refused, and cannot be used, on stdout."""
         selection, tuned = self.selection(by_tokens)
         evidence = tuned.evidence(self.work, self.registry)
-        out = Console(highlight=False, soft_wrap=False)
+        out = console(least=110, plain=190)
         ceiling = evidence.estimator.ceiling
         peaks = ", ".join(f"{value / 1e9:.0f} GFLOP/s in {name}" for name, value in ceiling.flops.items())
         setting = self.setting

@@ -1,0 +1,11 @@
+"""Where tables are printed."""
+
+from rich.console import Console
+
+
+def console(least: int, plain: int, stderr: bool = False) -> Console:
+    """One that cuts no table off: ``least`` columns in a terminal, whose lines then break but lose no digit,
+    and ``plain`` where the output is a file or a pipe."""
+    found = Console(stderr=stderr, highlight=False)
+    width = max(found.width, least) if found.is_terminal else plain
+    return Console(stderr=stderr, highlight=False, width=width)
