@@ -9,7 +9,8 @@ import pytest
 import torch
 from small_models import DictSource, PagedRun, random_weights, small_config
 
-from fullbore.errors import CheckpointError, UsageError
+from fullbore.errors import CapacityError, CheckpointError, UsageError
+from fullbore.model import load
 from fullbore.model.load import build, load_model
 from fullbore.model.make_checkpoint import config_fields, make_checkpoint
 
@@ -133,3 +134,11 @@ def test_the_selection_says_who_computes_and_why(checkpoint: Path) -> None:
     }  # fmt: skip
     assert all(choice.why and not choice.measured for choice in choices.values())
     assert {job.format for job in choices if job.operator == "moe_ffn"} == {"fp8_block"}
+
+
+def test_a_model_that_cannot_fit_is_refused_before_it_is_read(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "free_memory_bytes", lambda: 100_000)
+    with pytest.raises(CapacityError, match=r"holds 0\.0 GiB of weights, and 0\.0 GiB of memory are free"):
+        load_model(checkpoint)

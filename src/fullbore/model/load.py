@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fullbore.errors import UsageError
+from fullbore.errors import CapacityError, UsageError
 from fullbore.hardware.cpu import best_dtype
+from fullbore.hardware.limits import free_memory_bytes
 from fullbore.kernels.catalogue import CATALOGUE
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import ModelConfig, load_config
@@ -24,6 +25,8 @@ from fullbore.ops.demand import Workload
 from fullbore.ops.formats import Weight
 from fullbore.ops.registry import Registry
 from fullbore.ops.selection import Selection, select
+
+GIB = 1 << 30
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 Selector = Callable[[Workload, Registry, str], Selection]  # the last is the compute type
@@ -43,11 +46,22 @@ def load_model(
     """The model in ``folder``, with every kernel selected. ``dtype``: float32, bfloat16 or auto.
 
     ``progress(done, total)`` is called with bytes of the checkpoint; the last call has done == total.
-    Raises ConfigError or CheckpointError, before any weight is read, where the folder holds no such model.
+    Before any weight is read: ConfigError or CheckpointError where the folder holds no such model,
+    CapacityError where it cannot fit.
     """
     chosen = compute_type(dtype)
     checkpoint = Checkpoint.open(folder, load_config(folder))
+    _refuse_too_large(folder, checkpoint.total_bytes, free_memory_bytes())
     return build(checkpoint.config, checkpoint, chosen, progress=progress, selector=selector)
+
+
+def _refuse_too_large(folder: Path, stored: int, free: int) -> None:
+    """No kernel packs weights smaller than they are stored, and what does not fit ends in a kill."""
+    if stored > free:
+        raise CapacityError(
+            f"{folder} holds {stored / GIB:.1f} GiB of weights, and {free / GIB:.1f} GiB of memory are free "
+            "(free some, use a larger machine, or a smaller model)"
+        )
 
 
 def compute_type(dtype: str) -> str:
