@@ -28,6 +28,8 @@ enum class Format : int64_t { kBf16 = 0, kFp8Block = 1 };
 struct Bf16 {
   static constexpr bool kCoded = false;  // blocks are pairs of bfloat16 as they lie
   static constexpr size_t kBlockBytes = kBlock * kPanel * 2;
+  static constexpr int kLines = 4;  // cache lines of a pair of inputs
+  static constexpr int kCache = 2;  // that the next block is fetched into: two of them would fill the first
   static float factor(const uint8_t*) { return 1.0f; }
 };
 
@@ -35,6 +37,8 @@ struct Fp8Block {
   static constexpr bool kCoded = true;
   static constexpr size_t kValues = kBlock * kPanel;
   static constexpr size_t kBlockBytes = kValues + 64;
+  static constexpr int kLines = 2;
+  static constexpr int kCache = 3;
   static float factor(const uint8_t* block) { return *reinterpret_cast<const float*>(block + kValues); }
 };
 

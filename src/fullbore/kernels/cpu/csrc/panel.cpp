@@ -6,6 +6,9 @@
 
 namespace fullbore {
 
+// Bytes of a stream of weights that are on their way while they are multiplied.
+constexpr int kAhead = 4096;
+
 // Rows up to which codes are decoded in registers, each time they are needed; for more rows once into scratch.
 // As many as leave registers for the decoder's tables, and in float32 for weights wider than their pairs.
 #if defined(__AVX512VBMI__)
@@ -30,19 +33,19 @@ void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* 
       const A* at[kRows];
       for (int row = begin; row < end; ++row) at[row - begin] = a[row] + k;
       const Into into{c + begin * kPanel, factor, k == 0};
-      if (tiles > 1) {  // the next block's lines, spread over this block's tiles
-        constexpr int lines = F::kBlockBytes / 64;
-        for (int line = lines * t / tiles; line < lines * (t + 1) / tiles; ++line)
-          __builtin_prefetch(w + F::kBlockBytes + line * 64, 0, 2);
-      }
       with_rows(end - begin, [&](auto R) {
 #if defined(__AVX512VBMI__)
         if constexpr (F::kCoded && R <= kInRegisters<A>)
-          if (in_registers) return tile<R, true>(at, Codes(w), pairs, into);
+          if (in_registers) return tile<R, Fetch{F::kLines, F::kCache}>(at, Codes(w), pairs, w + kAhead, into);
 #endif
         const Pairs weights(F::kCoded ? static_cast<const void*>(scratch) : w);
-        if (!F::kCoded && tiles == 1) return tile<R, true>(at, weights, pairs, into);
-        tile<R, false>(at, weights, pairs, into);
+        if (tiles == 1) return tile<R, Fetch{F::kLines, F::kCache}>(at, weights, pairs, w + kAhead, into);
+        // The next block, a part of each line by each of the first tiles.
+        const int lines = (F::kLines + tiles - 1) / tiles;
+        const uint8_t* ahead = w + F::kBlockBytes + t * lines * kPairs * 64;
+        if (t * lines >= F::kLines) return tile<R, Fetch{0, F::kCache}>(at, weights, pairs, ahead, into);
+        if (lines == 1) return tile<R, Fetch{1, F::kCache}>(at, weights, pairs, ahead, into);
+        if constexpr (F::kLines > 2) tile<R, Fetch{2, F::kCache}>(at, weights, pairs, ahead, into);
       });
     }
   }

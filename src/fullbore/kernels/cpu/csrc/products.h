@@ -123,14 +123,16 @@ static void dots(const typename A::T* const* rows, int n, const typename A::T* p
 }
 
 // Two vectors of columns, from d on, for R rows of weights [pairs][stride][kPair]; `done(r, half, sum)` takes each.
-template <class A, int R, class Done>
+// `meanwhile()` is called once for each pair: a place to fetch what comes next.
+template <class A, int R, class Meanwhile, class Done>
 static inline void mix_tile(const typename A::T* const* rows, int pairs, const typename A::T* weights, int stride,
-                            int d, Done&& done) {
+                            int d, Meanwhile&& meanwhile, Done&& done) {
   vf sums[R][2];
   FULLBORE_UNROLL for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = vf{};
   for (int k = 0; k < pairs; ++k) {
     typename A::V right[2];
     A::columns(rows + k * A::kPair, d, right);
+    meanwhile();
     FULLBORE_UNROLL for (int r = 0; r < R; ++r) {
       const typename A::V left = A::broadcast(weights + r * A::kPair);
       sums[r][0] = A::dot(sums[r][0], left, right[0]);

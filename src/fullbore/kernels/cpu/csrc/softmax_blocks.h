@@ -109,7 +109,6 @@ struct Block {
     for (int r = 0; r < lanes; ++r) visible[r] = tile.visible(r < tile.rows ? r : tile.rows - 1) - begin;
     for (int at = 0; at < lanes; at += W) softmax(at, lanes, visible, n, fresh, state, fade, gain);
     for (int d = 0; d < latent; d += kColumns) {
-      if (next) fetch(next, d);
       for (int group = 0; group < tile.rows; group += kGroup) {
         const int sees = std::clamp<int>(visible[group], 0, n);  // one token's rows see alike
         const T* own[kKeys];
@@ -119,12 +118,27 @@ struct Block {
           own[sees] = nothing;
           rows = own;
         }
-        mix(rows, sees, group, lanes, d, fresh, state, fade, gain);
+        mix(rows, sees, group, lanes, d, fresh, state, fade, gain, ahead(next, tile, group, d));
       }
     }
   }
 
  private:
+  // The next block's share of one `mix`, a few lines (of 64 bytes) with each pair: a burst of them would stall.
+  struct Ahead {
+    const T* const* key;
+    const T* const* end;
+    int column, extra;  // `extra`: a second column, or -1
+    int step;
+
+    void operator()() {
+      for (int i = 0; i < step && key < end; ++i, ++key) {
+        __builtin_prefetch(*key + column, 0, 2);
+        if (extra >= 0) __builtin_prefetch(*key + extra, 0, 2);
+      }
+    }
+  };
+
   void softmax(int at, int lanes, const int32_t* visible, int n, bool fresh, State state, float* fade,
                float* gain) const {
     vi sees;
@@ -152,17 +166,17 @@ struct Block {
   }
 
   void mix(const T* const* rows, int sees, int group, int lanes, int d, bool fresh, State state, const float* fade,
-           const float* gain) const {
+           const float* gain, Ahead next) const {
     constexpr int R = W == 16 ? 8 : 4;
     for (int r = group; r < group + kGroup; r += R) {
       float* const out = state.output + (d / kColumns * lanes + r) * kColumns;
       const int pairs = (sees + A::kPair - 1) / A::kPair;
       const T* const w = weights + r * A::kPair;
       if (fresh) {
-        mix_tile<A, R>(rows, pairs, w, lanes, d,
+        mix_tile<A, R>(rows, pairs, w, lanes, d, next,
                        [&](int i, int half, vf sum) { store(out + i * kColumns + half * W, sum); });
       } else {
-        mix_tile<A, R>(rows, pairs, w, lanes, d, [&](int i, int half, vf sum) {
+        mix_tile<A, R>(rows, pairs, w, lanes, d, next, [&](int i, int half, vf sum) {
           float* const o = out + i * kColumns + half * W;
           store(o, fold(load(o), splat(fade[r + i]), sum, splat(gain[r + i])));
         });
@@ -170,13 +184,13 @@ struct Block {
     }
   }
 
-  // A share of the next block's rows, of which each column step fetches one line (of 64 bytes) or what it needs.
-  void fetch(const T* const* next, int d) const {
+  // Step d of the columns fetches its own line of each key, and one of those beyond the latents.
+  Ahead ahead(const T* const* next, const Tile& tile, int group, int d) const {
+    if (!next) return {nullptr, nullptr, 0, -1, 0};
     constexpr int kLine = 64 / sizeof(T);
-    const int width = pairs * A::kPair, steps = latent / kColumns;
-    const int from = width * (d / kColumns) / steps, to = width * (d / kColumns + 1) / steps;
-    for (int column = up(from, kLine); column < up(to, kLine) && column < width; column += kLine)
-      for (int t = 0; t < kKeys; ++t) __builtin_prefetch(next[t] + column, 0, 2);
+    const int groups = tile.rows / kGroup, g = group / kGroup, beyond = latent + d / kColumns * kLine;
+    const bool more = beyond < pairs * A::kPair;
+    return {next + kKeys * g / groups, next + kKeys * (g + 1) / groups, d, more ? beyond : -1, groups == 1 ? 2 : 1};
   }
 };
 
