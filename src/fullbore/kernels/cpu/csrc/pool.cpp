@@ -65,7 +65,12 @@ void Pool::run_erased(int tasks, Call call, void* context) {
   generation_.notify_all();  // no system call where nobody sleeps
   work(0);
   // Every worker passes through before the call's context may go: a late one must not find the next call's.
-  while (busy_.load(std::memory_order_acquire)) pause_cpu();
+  // Spinning for long would keep one that has lost its core to another process from getting this one.
+  int spin = 0;
+  for (int left; (left = busy_.load(std::memory_order_acquire));) {
+    if (++spin < kSpins) pause_cpu();
+    else busy_.wait(left, std::memory_order_acquire);
+  }
 }
 
 void Pool::loop(int worker, int cpu) {
@@ -78,7 +83,7 @@ void Pool::loop(int worker, int cpu) {
     seen = generation_.load(std::memory_order_acquire);
     if (stop_) return;
     work(worker);
-    busy_.fetch_sub(1, std::memory_order_release);
+    if (busy_.fetch_sub(1, std::memory_order_release) == 1) busy_.notify_all();
   }
 }
 
