@@ -127,7 +127,7 @@ class Campaign:
             after, peak = Use.of(pid, time.monotonic()), peak_rss_mib(pid)
             _check(kept[0], point)
         except FullboreError as error:
-            if server.ended:
+            if server.ends_within(1.0):
                 code = server.process.returncode
                 raise PointError(f"the server ended with {code}: {error}; {tail(server.log)}") from error
             raise

@@ -34,6 +34,14 @@ class Server:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
+    def ends_within(self, seconds: float) -> bool:
+        """A server that is killed breaks its connections a moment before it is gone."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def wait_ready(self, path: str, timeout_s: float) -> float:
         """Seconds until ``path`` answers 200. Raises ServerError if the process ends, or at ``timeout_s``."""
         begin_s = time.monotonic()
