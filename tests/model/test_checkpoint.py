@@ -403,7 +403,7 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "absolute": (name_file(EXPERT, "/etc/a.safetensors"), ["/etc/a.safetensors", "path in it"]),
     "pickle in index": (name_file(EXPERT, "model.bin"), [EXPERT, "model.bin", "only safetensors"]),
     "zero byte": (name_file(EXPERT, "a\0b.safetensors"), ["a\\x00b.safetensors", "cannot be opened"]),
-    "no UTF-8": (name_file(EXPERT, "a\ud800.safetensors"), ["a\\ud800.safetensors", "cannot be opened"]),
+    "no UTF-8": (name_file(EXPERT, "a\ud800.safetensors"), [INDEX, "not valid JSON", "\\ud800"]),
     "long": (name_file(EXPERT, "a" * 300 + ".safetensors"), ["aaaa", "cannot be opened"]),
     "link to itself": (link_to_itself, [SECOND_SHARD]),
     "link": (link_outside, [SECOND_SHARD, "outside"]),
