@@ -138,6 +138,7 @@ class DeepseekV3:
         self.rotary = Rotary(config.rope, config.qk_rope_head_dim)
         self.layers = [Layer(config, parts, index) for index in range(config.num_hidden_layers)]
         self.norm = parts.bind("rms_norm", parts.tensor("model.norm.weight"), config.rms_norm_eps)
+        self.greedy = parts.bind("greedy", config.vocab_size)  # logits [R, vocab] -> tokens [R]
         self.bytes = parts.bytes
 
     def new_cache(self, pages: int, page_size: int) -> tuple[Tensor, ...]:

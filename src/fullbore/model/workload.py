@@ -35,8 +35,12 @@ def workload(config: ModelConfig, source: Source, dtype: str) -> Workload:
     recorder = _Recorder(source, dtype)
     assemble(config, recorder, dtype)
     jobs = {job for group in recorder.groups for job in group}
-    heads = {job for job in jobs if job.operator == "linear" and dict(job.shape)["out"] == config.vocab_size}
+    heads = {job for job in jobs if _sees_sampled_rows(job, config.vocab_size)}
     return Workload(MappingProxyType(recorder.groups), _sizes(config), frozenset(heads), source.total_bytes)
+
+
+def _sees_sampled_rows(job: Job, vocab: int) -> bool:
+    return job.operator == "greedy" or (job.operator == "linear" and dict(job.shape)["out"] == vocab)
 
 
 def assemble(config: ModelConfig, parts: Parts, dtype: str) -> DeepseekV3:
