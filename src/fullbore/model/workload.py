@@ -57,6 +57,7 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
     return {
         "k": config.num_experts_per_tok,
         "heads": config.num_attention_heads,
+        "nope": config.qk_nope_head_dim,
         "dim": config.qk_rope_head_dim,
         "rope": config.qk_rope_head_dim,
         "latent": config.kv_lora_rank,
