@@ -27,7 +27,7 @@ class CpuRmsNorm(CpuKernel):
         """x: [tokens, width] -> [tokens, width]."""
         weight, eps = packed
         tokens, width = x.shape
-        if x.dtype is not self.dtype or width != len(weight):
+        if x.dtype is not self.dtype or width != weight.shape[0]:
             raise ValueError(f"x is {x.dtype} {list(x.shape)}, expected {self.dtype} [tokens, {len(weight)}]")
         if x.stride(1) != 1:
             x = x.contiguous()
