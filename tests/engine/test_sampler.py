@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,11 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fullbore.engine import sampler
 from fullbore.engine.messages import Sampling
-from fullbore.engine.sampler import NOT_FINITE, SampleRow, kept_tokens, sample, uniforms
+from fullbore.engine.sampler import NOT_FINITE, SampleRow, kept_tokens, uniforms
 from fullbore.engine.sampler import _ranked as ranked
+from fullbore.engine.step import Sampled
+from fullbore.kernels.torch.greedy import TorchGreedy
 
 EOS = (3,)
+GREEDY = TorchGreedy("float32")
+
+
+def sample(logits: torch.Tensor, rows: Sequence[SampleRow], eos: Sequence[int]) -> list[Sampled]:
+    return sampler.sample(logits, rows, eos, partial(GREEDY.run, None))
 
 
 def row(sampling: Sampling, prompt: Sequence[int] = (1,), generated: Sequence[int] = ()) -> SampleRow:

@@ -77,10 +77,11 @@ def test_a_token_that_is_no_number_gets_real_experts_and_weights_that_show_it(is
 def test_norm_and_rope_read_views_and_keep_rows_apart(isa: Isa, data: Any, dtype: str, tokens: int) -> None:
     g, type_ = Generator().manual_seed(tokens), DTYPES[dtype]
     width, heads, half = (data.draw(st.integers(1, most)) for most in (700, 5, 40))
+    still = data.draw(st.integers(0, 50))
     norm, rope = CpuRmsNorm(dtype, native_of(isa, 1)), CpuRope(dtype, native_of(isa, 3))
     packed = norm.pack(torch.randn(width, generator=g), 1e-6)
     x = torch.randn(tokens, width + 3, generator=g).to(type_)[:, 3:]
-    q = torch.randn(tokens, heads, 2 * half + 5, generator=g).to(type_)[..., 5:]
+    q = torch.randn(tokens, heads, 5 + still + 2 * half, generator=g).to(type_)[..., 5:]
     angles = torch.randn(tokens, half, generator=g)
     rows = torch.tensor(data.draw(st.lists(st.integers(0, tokens - 1), min_size=1, max_size=30)))
     other = CpuRmsNorm(dtype, native_of(isa, 3))
@@ -88,3 +89,5 @@ def test_norm_and_rope_read_views_and_keep_rows_apart(isa: Isa, data: Any, dtype
     turned = rope.run(None, q, angles.cos(), angles.sin())
     again = rope.run(None, q[rows].clone(), angles[rows].cos(), angles[rows].sin())
     assert torch.equal(again, turned[rows])
+    assert torch.equal(turned[..., :still], q[..., :still])
+    assert torch.equal(turned[..., still:], rope.run(None, q[..., still:], angles.cos(), angles.sin()))

@@ -87,7 +87,7 @@ def test_norm_and_rope(data: st.DataObject, tokens: int, width: int, heads: int,
     check(
         norm, norm.pack(torch.randn(width, generator=g), 1e-6), data, torch.randn(tokens, width, generator=g)
     )
-    x, angles = torch.randn(tokens, heads, 2 * half, generator=g), torch.randn(tokens, half, generator=g)
+    x, angles = torch.randn(tokens, heads, 9 + 2 * half, generator=g), torch.randn(tokens, half, generator=g)
     check(rope, None, data, x, angles.cos(), angles.sin())
 
 

@@ -130,7 +130,7 @@ def test_the_selection_says_who_computes_and_why(checkpoint: Path) -> None:
     choices = load_model(checkpoint, "float32").selection.choices
     assert {job.operator for job in choices} == {
         "embed", "linear", "rms_norm", "rope", "kv_append", "mla_prefill", "mla_decode", "route", "moe_ffn",
-        "swiglu",
+        "swiglu", "greedy",
     }  # fmt: skip
     assert all(choice.why and not choice.measured for choice in choices.values())
     assert {job.format for job in choices if job.operator == "moe_ffn"} == {"fp8_block"}

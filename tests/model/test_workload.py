@@ -32,8 +32,8 @@ def test_what_shares_weights_is_one_group(tied: bool) -> None:
     assert counts["moe_ffn",] == 2
     assert (counts.get(("embed", "linear"), 0) == 1) == tied
     assert ("embed",) not in counts or not tied
-    (head,) = work.heads
-    assert dict(head.shape) == {"in": 64, "out": 101}
+    heads = {head.operator: dict(head.shape) for head in work.heads}
+    assert heads == {"linear": {"in": 64, "out": 101}, "greedy": {"vocab": 101}}
 
 
 def test_sizes_that_weights_do_not_tell_come_from_the_config() -> None:

@@ -56,7 +56,10 @@ def test_bfloat16_moves_less_than_float32(operator: Operator) -> None:
         for format in operator.formats:
             small, large = (operator.cost(shape, format, dtype) for dtype in ("bfloat16", "float32"))
             assert small.flops == large.flops
-            assert small.bytes < large.bytes
+            if operator.name == "greedy":  # logits are float32 whatever computed them
+                assert small.bytes == large.bytes
+            else:
+                assert small.bytes < large.bytes
 
 
 def counted(operator: Operator, shape: Shape, case: str, generator: torch.Generator) -> int:
@@ -104,7 +107,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(part)
 
 
-@pytest.mark.parametrize("name", ["linear", "swiglu", "rms_norm", "rope", "moe_ffn", "route"])
+@pytest.mark.parametrize("name", ["linear", "swiglu", "rms_norm", "rope", "moe_ffn", "route", "greedy"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bytes_are_those_of_inputs_weights_and_output(name: str, dtype: str) -> None:
     operator, generator = OPERATORS[name], torch.Generator().manual_seed(6)
@@ -113,7 +116,7 @@ def test_bytes_are_those_of_inputs_weights_and_output(name: str, dtype: str) -> 
             drawn = operator.draw(shape, "random", format, DTYPES[dtype], generator)
             output = operator.reference(drawn.weights, *drawn.inputs)
             moved = sum(tensor.nbytes for tensor in tensors((*drawn.weights, *drawn.inputs)))
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and output.is_floating_point():
                 moved += output.numel() * DTYPES[dtype].itemsize  # kernels round to the activations' type
             else:
                 moved += sum(tensor.nbytes for tensor in tensors(output))

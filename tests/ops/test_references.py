@@ -1,6 +1,6 @@
 """Every reference against the published formula, written out once more with plain loops in float64."""
 
-from math import exp, sqrt
+from math import exp, inf, nan, sqrt
 
 import numpy as np
 import pytest
@@ -91,10 +91,12 @@ def test_rope_turns_neighbouring_pairs() -> None:
     for case in drawn("rope", "none"):
         x, cos, sin = case.inputs
         expected = array(x).copy()
-        for token, head, pair in np.ndindex(x.shape[0], x.shape[1], x.shape[2] // 2):
-            a, b = array(x)[token, head, 2 * pair], array(x)[token, head, 2 * pair + 1]
+        still = x.shape[2] - 2 * cos.shape[1]
+        for token, head, pair in np.ndindex(x.shape[0], x.shape[1], cos.shape[1]):
+            at = still + 2 * pair
+            a, b = array(x)[token, head, at : at + 2]
             c, s = float(cos[token, pair]), float(sin[token, pair])
-            expected[token, head, 2 * pair : 2 * pair + 2] = a * c - b * s, a * s + b * c
+            expected[token, head, at : at + 2] = a * c - b * s, a * s + b * c
         agree(OPERATORS["rope"].reference((), x, cos, sin), expected)
 
 
@@ -288,10 +290,21 @@ def test_kv_append_writes_its_slots_and_no_others() -> None:
         assert torch.equal(cache, before)  # a reference changes nothing
 
 
+def test_greedy_takes_the_first_of_the_best_and_refuses_what_is_not_finite() -> None:
+    reference = OPERATORS["greedy"].reference
+    for case in drawn("greedy", "none"):
+        (logits,) = case.inputs
+        rows = logits.tolist()
+        assert reference((), logits).tolist() == [row.index(max(row)) for row in rows]
+        for wrong in (nan, inf, -inf):
+            logits[0, -1] = wrong
+            assert reference((), logits).tolist() == [-1, *(row.index(max(row)) for row in rows[1:])]
+
+
 def test_every_operator_has_a_test_of_its_reference() -> None:
     checked = {
         "linear", "embed", "rms_norm", "rope", "route", "swiglu", "moe_ffn", "mla_prefill", "mla_decode",
-        "kv_append",
+        "kv_append", "greedy",
     }  # fmt: skip
     assert set(OPERATORS) == checked
     assert all(isinstance(operator, Operator) for operator in OPERATORS.values())

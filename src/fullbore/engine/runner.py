@@ -99,7 +99,8 @@ class Runner:
         sampling = [row for row in rows if row.samples]
         if logits.shape[0] != len(sampling):
             raise FullboreError(f"the model gave {logits.shape[0]} rows of logits for {len(sampling)} tokens")
-        sampled = sample(logits, [self._sample_row(row) for row in sampling], self._eos_token_ids)
+        wishes = [self._sample_row(row) for row in sampling]
+        sampled = sample(logits, wishes, self._eos_token_ids, self._model.greedy)
         for row, result in zip(sampling, sampled, strict=True):
             if not result.error:
                 self._sequences[row.request].put(row.first + row.count, result.token)

@@ -16,7 +16,7 @@ below works along a row without looking at the others: a seeded request gets the
 batch and after a preemption.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +26,10 @@ from torch import Tensor
 
 from fullbore.engine.messages import Sampling
 from fullbore.engine.step import Sampled
+from fullbore.ops.greedy import NOT_FINITE as GREEDY_NOT_FINITE
 
 Ids = npt.NDArray[np.int64]
+Greedy = Callable[[Tensor], Tensor]  # logits [rows, vocab] -> [rows]: the ``greedy`` operator
 
 NOT_FINITE = "logits not finite"
 MAX_TOP_LOGPROBS = 20
@@ -45,31 +47,55 @@ class SampleRow:
     generated: Ids
 
 
-def sample(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Sequence[int]) -> list[Sampled]:
-    """One token for each row of ``logits`` [rows, vocab] float32.
+def sample(
+    logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Sequence[int], greedy: Greedy
+) -> list[Sampled]:
+    """One token for each row of ``logits`` [rows, vocab] float32. ``greedy``: the bound operator.
 
     A row with a value that is not finite gets an error instead of a token; the others are not affected.
     """
     if not rows:
         return []
-    low, high = torch.aminmax(logits, dim=1)
-    finite = torch.isfinite(low) & torch.isfinite(high)
-    if not bool(finite.all()):
-        logits = torch.where(finite[:, None], logits, 0.0)
+    best: list[int] = greedy(logits).tolist()
+    results = [
+        Sampled(-1, None, (), NOT_FINITE) if token == GREEDY_NOT_FINITE else Sampled(token, None, ())
+        for token in best
+    ]
+    at = [index for index, row in enumerate(rows) if not results[index].error and not _is_plain(row)]
+    if at:
+        wishes = [rows[index] for index in at]
+        wished = _sample_as_wished(logits if len(at) == len(rows) else logits[at], wishes, eos_token_ids)
+        for index, result in zip(at, wished, strict=True):
+            results[index] = result
+    return results
+
+
+def _is_plain(row: SampleRow) -> bool:
+    """Whether the best token of the model's own logits is all that the row asks for."""
+    wish = row.sampling
+    return (
+        wish.temperature <= 0
+        and wish.logprobs < 0
+        and wish.repetition_penalty == 1.0
+        and not (wish.logit_bias or wish.presence_penalty or wish.frequency_penalty)
+        and len(row.generated) >= wish.min_tokens
+    )
+
+
+def _sample_as_wished(
+    logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Sequence[int]
+) -> list[Sampled]:
+    """As ``sample``, for finite logits and any wishes."""
     adjusted = _adjust(logits, rows, eos_token_ids)
     tokens = adjusted.argmax(dim=1)  # [rows]
     drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
     if drawn:
         at = torch.tensor(drawn, device=logits.device)
         tokens[at] = _draw(adjusted[at], [rows[index] for index in drawn])
-    chosen: list[int] = tokens.tolist()
-    results = [Sampled(token, None, ()) for token in chosen]
+    results = [Sampled(token, None, ()) for token in tokens.tolist()]
     for index, result in _with_logprobs(logits, rows, tokens).items():
         results[index] = result
-    return [
-        result if ok else Sampled(-1, None, (), NOT_FINITE)
-        for result, ok in zip(results, finite.tolist(), strict=True)
-    ]
+    return results
 
 
 def uniforms(seeds: Sequence[int], indices: Sequence[int]) -> npt.NDArray[np.float64]:

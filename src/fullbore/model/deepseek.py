@@ -32,8 +32,7 @@ class Attention:
     def __init__(self, config: ModelConfig, parts: Parts, prefix: str) -> None:
         c = config
         self.heads, self.qk_head_dim = c.num_attention_heads, c.qk_head_dim
-        self.query_parts = [c.qk_nope_head_dim, c.qk_rope_head_dim]
-        self.latent_parts = [c.kv_lora_rank, c.qk_rope_head_dim]
+        self.latent = c.kv_lora_rank
         if c.q_lora_rank is None:
             self.queries = [parts.bind("linear", parts.weight(prefix + "q_proj.weight"))]
         else:
@@ -63,13 +62,11 @@ class Attention:
         q = x
         for part in self.queries:
             q = part(q)
-        q = q.view(len(x), self.heads, self.qk_head_dim)
-        nope, rope = torch.split(q, self.query_parts, dim=-1)
-        q = torch.cat([nope, self.rope(rope, *angles)], dim=-1)  # [T, heads, qk_head_dim]
+        q = self.rope(q.view(-1, self.heads, self.qk_head_dim), *angles)
 
-        latent, k_rope = torch.split(self.kv_a(x), self.latent_parts, dim=-1)
-        k_rope = self.rope(k_rope[:, None], *angles)[:, 0]  # [T, rope], shared by all heads
-        self.kv_append(self.kv_norm(latent), k_rope, cache, batch.slots)
+        kv = self.kv_a(x)  # [T, latent + rope], shared by all heads
+        k_rope = self.rope(kv[:, None, self.latent :], *angles)[:, 0]
+        self.kv_append(self.kv_norm(kv[:, : self.latent]), k_rope, cache, batch.slots)
 
         rows, outputs = batch.decode_rows, []  # each [tokens, heads * v_head_dim]
         if rows:
@@ -138,6 +135,7 @@ class DeepseekV3:
         self.rotary = Rotary(config.rope, config.qk_rope_head_dim)
         self.layers = [Layer(config, parts, index) for index in range(config.num_hidden_layers)]
         self.norm = parts.bind("rms_norm", parts.tensor("model.norm.weight"), config.rms_norm_eps)
+        self.greedy = parts.bind("greedy", config.vocab_size)  # logits [R, vocab] -> tokens [R]
         self.bytes = parts.bytes
 
     def new_cache(self, pages: int, page_size: int) -> tuple[Tensor, ...]:

@@ -35,8 +35,12 @@ def workload(config: ModelConfig, source: Source, dtype: str) -> Workload:
     recorder = _Recorder(source, dtype)
     assemble(config, recorder, dtype)
     jobs = {job for group in recorder.groups for job in group}
-    heads = {job for job in jobs if job.operator == "linear" and dict(job.shape)["out"] == config.vocab_size}
+    heads = {job for job in jobs if _sees_sampled_rows(job, config.vocab_size)}
     return Workload(MappingProxyType(recorder.groups), _sizes(config), frozenset(heads), source.total_bytes)
+
+
+def _sees_sampled_rows(job: Job, vocab: int) -> bool:
+    return job.operator == "greedy" or (job.operator == "linear" and dict(job.shape)["out"] == vocab)
 
 
 def assemble(config: ModelConfig, parts: Parts, dtype: str) -> DeepseekV3:
@@ -53,6 +57,7 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
     return {
         "k": config.num_experts_per_tok,
         "heads": config.num_attention_heads,
+        "nope": config.qk_nope_head_dim,
         "dim": config.qk_rope_head_dim,
         "rope": config.qk_rope_head_dim,
         "latent": config.kv_lora_rank,

@@ -13,19 +13,26 @@ def _describe() -> tuple[Shape, str]:
 
 
 def _reference(weights: tuple[()], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x: [tokens, heads, dim]; cos, sin: [tokens, dim / 2] float32 -> x with pair i turned by angle i."""
-    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * torch.complex(cos, sin)[:, None]).flatten(-2)
+    """x: [tokens, heads, width]; cos, sin: [tokens, dim / 2] float32 -> x with pair i of the last ``dim``
+    values of each head turned by angle i, and the values before them as they are.
+    """
+    still, turning = torch.split(x.float(), [x.shape[-1] - 2 * cos.shape[-1], 2 * cos.shape[-1]], dim=-1)
+    pairs = torch.view_as_complex(turning.contiguous().view(*x.shape[:-1], -1, 2))
+    turned = torch.view_as_real(pairs * torch.complex(cos, sin)[:, None]).flatten(-2)
+    return torch.cat([still, turned], dim=-1)
 
 
 def _cost(shape: Shape, format: str, dtype: str) -> Cost:
-    values = shape["tokens"] * shape["heads"] * shape["dim"]
-    return Cost(3 * values, 2 * values * value_bytes(dtype) + 4 * shape["tokens"] * shape["dim"])
+    rows = shape["tokens"] * shape["heads"]
+    values = rows * (shape["nope"] + shape["dim"])
+    angles = shape["tokens"] * shape["dim"]
+    return Cost(3 * rows * shape["dim"], 2 * values * value_bytes(dtype) + 4 * angles)
 
 
 def _draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
     heads, dim = shape["heads"], shape["dim"]
-    x = draw_rows(shape["tokens"], heads * dim, case, dtype, generator).view(-1, heads, dim)
+    width = shape["nope"] + dim
+    x = draw_rows(shape["tokens"], heads * width, case, dtype, generator).view(-1, heads, width)
     angle = 1000 * torch.rand(len(x), dim // 2, generator=generator)
     return Case((), (x, angle.cos(), angle.sin()))
 
@@ -38,7 +45,11 @@ ROPE = Operator(
     draw=_draw,
     cases=("random", "extreme_scales", "one_token"),
     formats=("none",),
-    shapes=({"tokens": 8, "heads": 4, "dim": 64}, {"tokens": 3, "heads": 1, "dim": 6}),
+    shapes=(
+        {"tokens": 8, "heads": 4, "nope": 128, "dim": 64},
+        {"tokens": 3, "heads": 1, "nope": 0, "dim": 6},
+        {"tokens": 5, "heads": 3, "nope": 7, "dim": 34},
+    ),
     tolerance={
         "float32": Tolerance(1e-6, "two products and one sum"),
         "bfloat16": Tolerance(2**-8, "computed in float32; only the output is rounded"),

@@ -19,4 +19,5 @@ KERNELS = (
     Entry("kv_append", "cpu", f"{_HERE}.attention:CpuKvAppend"),
     Entry("mla_prefill", "cpu", f"{_HERE}.attention:CpuMlaPrefill"),
     Entry("mla_decode", "cpu", f"{_HERE}.attention:CpuMlaDecode"),
+    Entry("greedy", "cpu", f"{_HERE}.greedy:CpuGreedy"),
 )

@@ -127,9 +127,10 @@ class CpuMlaDecode(_LatentAttention):
         ValueError: a context below 1. IndexError: a page that the table or the cache does not have.
         """
         table, contexts = _int32(table), _int32(contexts)
-        if not len(q) == len(table) == len(contexts):
-            raise ValueError(f"{len(q)} queries, {len(table)} page tables and {len(contexts)} contexts")
-        rows = table.data_ptr(), table.shape[1], table.stride(0), contexts.data_ptr(), len(q)
+        count = q.shape[0]
+        if not count == table.shape[0] == contexts.shape[0]:
+            raise ValueError(f"{count} queries, {len(table)} page tables and {len(contexts)} contexts")
+        rows = table.data_ptr(), table.shape[1], table.stride(0), contexts.data_ptr(), count
         return self.attend(packed, q, cache, *rows)
 
 
@@ -173,6 +174,6 @@ class CpuKvAppend(CpuKernel):
         for part in (latent, rope):
             parts += part.data_ptr(), part.stride(0) * size, part.shape[1] * size
         rows = cache.shape[0] * cache.shape[1]
-        if self._run(self.pool, *parts, cache.data_ptr(), rows, slots.data_ptr(), len(slots)):
+        if self._run(self.pool, *parts, cache.data_ptr(), rows, slots.data_ptr(), slots.shape[0]):
             raise IndexError(f"slots reach from {slots.min()} to {slots.max()}; the cache has {rows} rows")
         return cache

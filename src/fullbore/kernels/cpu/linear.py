@@ -38,7 +38,7 @@ class CpuLinear(PanelKernel):
     def run(self, packed: Panels, x: Tensor) -> Tensor:
         """x: [tokens, in] -> [tokens, out]."""
         _, address, format, out, columns = packed
-        rows = len(x)
+        rows = x.shape[0]
         x = x.contiguous()
         y = x.new_empty(rows, out)
         pool, bf16 = self.pool, self.is_bf16

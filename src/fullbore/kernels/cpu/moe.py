@@ -13,6 +13,8 @@ from fullbore.kernels.cpu.packed import FORMATS, PanelKernel, panels
 from fullbore.ops.ffn import Expert
 from fullbore.ops.formats import Weight
 
+_KEPT = 64  # rows of what every call of ``swiglu`` is given alike
+
 
 class Experts(NamedTuple):
     """``memory``: uint8; of each expert gate and up panels in turn, then those of down."""
@@ -80,9 +82,17 @@ class CpuMoeFfn(_Experts):
 class CpuSwiglu(_Experts):
     operator = "swiglu"
 
+    def __init__(self, dtype: str, native_: Native | None = None) -> None:
+        super().__init__(dtype, native_)
+        # Every token chose expert 0 with weight 1: kept for decode steps, where making them would show.
+        self._first, self._whole = torch.zeros(_KEPT, 1, dtype=torch.int64), torch.ones(_KEPT, 1)
+
     def pack(self, gate: Weight, up: Weight, down: Weight) -> Experts:
         return self.pack_experts([(gate, up, down)])
 
     def run(self, packed: Experts, x: Tensor) -> Tensor:
         """x: [tokens, hidden] -> [tokens, hidden]."""
-        return self.ffn(packed, x, torch.zeros(len(x), 1, dtype=torch.int64), torch.ones(len(x), 1))
+        tokens = x.shape[0]
+        if tokens > _KEPT:
+            return self.ffn(packed, x, torch.zeros(tokens, 1, dtype=torch.int64), torch.ones(tokens, 1))
+        return self.ffn(packed, x, self._first[:tokens], self._whole[:tokens])

@@ -27,7 +27,7 @@ class CpuRmsNorm(CpuKernel):
         """x: [tokens, width] -> [tokens, width]."""
         weight, eps = packed
         tokens, width = x.shape
-        if x.dtype is not self.dtype or width != len(weight):
+        if x.dtype is not self.dtype or width != weight.shape[0]:
             raise ValueError(f"x is {x.dtype} {list(x.shape)}, expected {self.dtype} [tokens, {len(weight)}]")
         if x.stride(1) != 1:
             x = x.contiguous()
@@ -44,21 +44,22 @@ class CpuRope(CpuKernel):
 
     def __init__(self, dtype: str, native_: Native | None = None) -> None:
         super().__init__(dtype, native_)
-        self._run = self.function("fb_rope", P, I, P, I, I, P, P, I, I, I, P)
+        self._run = self.function("fb_rope", P, I, P, I, I, P, P, I, I, I, I, P)
 
     def run(self, packed: None, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x: [tokens, heads, dim]; cos, sin: [tokens, dim / 2] float32 -> [tokens, heads, dim]."""
-        tokens, heads, dim = x.shape
-        if x.dtype is not self.dtype:
-            raise TypeError(f"x is {x.dtype}, expected {self.dtype}")
+        """x: [tokens, heads, width]; cos, sin: [tokens, dim / 2] float32 -> [tokens, heads, width]."""
+        (tokens, heads, width), half = x.shape, cos.shape[-1]
+        if x.dtype is not self.dtype or 2 * half > width:
+            expected = f"{self.dtype} [tokens, heads, at least {2 * half}]"
+            raise ValueError(f"x is {x.dtype} {list(x.shape)}, expected {expected}")
         for angles in (cos, sin):
-            if angles.shape != (tokens, dim // 2) or angles.dtype is not torch.float32:
-                expected = f"torch.float32 [{tokens}, {dim // 2}]"
+            if angles.shape != (tokens, half) or angles.dtype is not torch.float32:
+                expected = f"torch.float32 [{tokens}, {half}]"
                 raise ValueError(f"cos or sin is {angles.dtype} {list(angles.shape)}, expected {expected}")
         if x.stride(2) != 1:
             x = x.contiguous()
         cos, sin = cos.contiguous(), sin.contiguous()
-        out = torch.empty(tokens, heads, dim, dtype=self.dtype)
+        out = torch.empty(tokens, heads, width, dtype=self.dtype)
         at = x.data_ptr(), x.stride(0), x.stride(1), cos.data_ptr(), sin.data_ptr()
-        self._run(self.pool, self.is_bf16, *at, tokens, heads, dim // 2, out.data_ptr())
+        self._run(self.pool, self.is_bf16, *at, tokens, heads, width, half, out.data_ptr())
         return out

@@ -20,4 +20,5 @@ KERNELS = (
     Entry("kv_append", "torch", f"{_HERE}.attention:TorchKvAppend"),
     Entry("mla_prefill", "torch", f"{_HERE}.attention:TorchMlaPrefill"),
     Entry("mla_decode", "torch", f"{_HERE}.attention:TorchMlaDecode"),
+    Entry("greedy", "torch", f"{_HERE}.greedy:TorchGreedy"),
 )

@@ -28,8 +28,9 @@ class TorchRope(TorchKernel):
     formats = ("none",)
 
     def run(self, packed: None, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x: [tokens, heads, dim]; cos, sin: [tokens, dim / 2] float32 -> [tokens, heads, dim]."""
-        even, odd = x[..., 0::2].float(), x[..., 1::2].float()
+        """x: [tokens, heads, width]; cos, sin: [tokens, dim / 2] float32 -> [tokens, heads, width]."""
+        start = x.shape[-1] - 2 * cos.shape[-1]
+        even, odd = x[..., start::2].float(), x[..., start + 1 :: 2].float()
         cos, sin = cos[:, None], sin[:, None]
-        turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
-        return turned.flatten(-2).to(x.dtype)
+        turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+        return torch.cat([x[..., :start], turned.to(x.dtype)], dim=-1)

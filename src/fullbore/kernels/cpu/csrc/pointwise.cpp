@@ -83,12 +83,15 @@ void rms_norm(Pool& pool, const void* x, int64_t x_row, const float* weight, flo
 
 template <class In>
 void rope(Pool& pool, const void* x, int64_t x_token, int64_t x_head, const float* cos, const float* sin,
-          int tokens, int heads, int pairs, void* out) {
-  each_row(pool, tokens, int64_t{2} * heads * pairs, [&](int token) {
-    for (int head = 0; head < heads; ++head)
-      rope_row(static_cast<const In*>(x) + token * x_token + head * x_head, cos + int64_t{token} * pairs,
-               sin + int64_t{token} * pairs, pairs,
-               static_cast<In*>(out) + (int64_t{token} * heads + head) * 2 * pairs);
+          int tokens, int heads, int width, int pairs, void* out) {
+  const int still = width - 2 * pairs;
+  each_row(pool, tokens, int64_t{heads} * width, [&](int token) {
+    for (int head = 0; head < heads; ++head) {
+      const In* from = static_cast<const In*>(x) + token * x_token + head * x_head;
+      In* to = static_cast<In*>(out) + (int64_t{token} * heads + head) * width;
+      memcpy(to, from, still * sizeof(In));
+      rope_row(from + still, cos + int64_t{token} * pairs, sin + int64_t{token} * pairs, pairs, to + still);
+    }
   });
 }
 
@@ -103,10 +106,11 @@ FB_API void fb_rms_norm(Pool* pool, int64_t is_bf16, const void* x, int64_t x_ro
   (is_bf16 ? rms_norm<bf16> : rms_norm<float>)(*pool, x, x_row, weight, eps, tokens, width, out);
 }
 
-// x: [tokens][heads][2 * pairs] with these strides; cos, sin: [tokens][pairs]; out: [tokens][heads][2 * pairs].
+// x: [tokens][heads][width] with these strides, the last 2 * pairs of width turned; cos, sin: [tokens][pairs];
+// out: [tokens][heads][width].
 FB_API void fb_rope(Pool* pool, int64_t is_bf16, const void* x, int64_t x_token, int64_t x_head, const float* cos,
-                    const float* sin, int64_t tokens, int64_t heads, int64_t pairs, void* out) {
-  (is_bf16 ? rope<bf16> : rope<float>)(*pool, x, x_token, x_head, cos, sin, tokens, heads, pairs, out);
+                    const float* sin, int64_t tokens, int64_t heads, int64_t width, int64_t pairs, void* out) {
+  (is_bf16 ? rope<bf16> : rope<float>)(*pool, x, x_token, x_head, cos, sin, tokens, heads, width, pairs, out);
 }
 
 // Sizes and strides in bytes. cache: [slot_count][latent_bytes + rope_bytes]; nothing is written, and 1 returned,
