@@ -35,6 +35,17 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see: {self.prog} --help)")
 
 
+def whole_number(text: str, low: int, high: int) -> int:
+    """The value of a flag that takes a whole number of this range; ArgumentTypeError for any other text."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}, expected a whole number from {low} to {high}")
+    return value
+
+
 def parse(parser: Parser, argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
     """The arguments from ``argv``, then ``environ``, then the defaults."""
     _refuse_unknown_flags(parser, argv)

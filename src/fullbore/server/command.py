@@ -9,6 +9,7 @@ import msgspec
 from fullbore.engine.client import EngineClient
 from fullbore.engine.options import EngineOptions
 from fullbore.errors import UsageError
+from fullbore.flags import whole_number
 from fullbore.model.config import load_config
 from fullbore.model.locate import locate
 from fullbore.scenario.scenario import load_scenario
@@ -175,21 +176,11 @@ def _engine_options(args: argparse.Namespace, folder: Path) -> EngineOptions:
 
 
 def _count(text: str) -> int:
-    return _whole(text, 1, 2**31 - 1)
+    return whole_number(text, 1, 2**31 - 1)
 
 
 def _port(text: str) -> int:
-    return _whole(text, 0, 65535)
-
-
-def _whole(text: str, low: int, high: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r}, expected a whole number from {low} to {high}")
-    return value
+    return whole_number(text, 0, 65535)
 
 
 def _not_negative(text: str) -> float:

@@ -14,6 +14,7 @@ from threading import Event
 from types import FrameType
 
 from fullbore.errors import FullboreError, UsageError
+from fullbore.flags import whole_number
 
 HELD_OUT_QUESTIONS = 1000
 STATE = "unfinished.safetensors"  # in DIR until the run is done
@@ -113,18 +114,8 @@ def _interrupt_after_step() -> Iterator[Callable[[], bool]]:
 
 
 def _count(text: str) -> int:
-    return _whole(text, 1, 10**9)
+    return whole_number(text, 1, 10**9)
 
 
 def _seed(text: str) -> int:
-    return _whole(text, 0, 2**63 - 1)  # what torch takes
-
-
-def _whole(text: str, low: int, high: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r}, expected a whole number from {low} to {high}")
-    return value
+    return whole_number(text, 0, 2**63 - 1)  # what torch takes
