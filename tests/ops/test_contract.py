@@ -57,12 +57,13 @@ def test_rows_are_the_last_dimension_of_any_shape() -> None:
         worst_row_error(torch.ones(2, 3, 5), reference)
 
 
-def test_a_lossy_format_adds_its_own_limit() -> None:
+def test_a_format_whose_arithmetic_is_coarser_has_its_own_limit() -> None:
     linear = OPERATORS["linear"]
     assert linear.limit("bf16", "float32") == linear.tolerance["float32"].relative
-    lossy = replace(linear, tolerance={**linear.tolerance, "int4": Tolerance(0.1, "4 bits")})
-    assert lossy.limit("int4", "float32") == lossy.limit("int4", "bfloat16") == 0.1
-    assert lossy.limit("bf16", "bfloat16") == linear.tolerance["bfloat16"].relative
+    coarse = replace(linear, tolerance={**linear.tolerance, "int8, bfloat16": Tolerance(0.1, "8 bits")})
+    assert coarse.limit("int8", "bfloat16") == 0.1
+    assert coarse.limit("int8", "float32") == linear.tolerance["float32"].relative
+    assert coarse.limit("bf16", "bfloat16") == linear.tolerance["bfloat16"].relative
 
 
 @ALL
@@ -77,7 +78,8 @@ def without_values(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.to("meta")
     if isinstance(value, Weight):
-        return Weight(value.data.to("meta"), None if value.scale is None else value.scale.to("meta"))
+        scale = None if value.scale is None else value.scale.to("meta")
+        return replace(value, data=value.data.to("meta"), scale=scale)
     if isinstance(value, tuple | list):
         return type(value)(without_values(part) for part in value)
     return value

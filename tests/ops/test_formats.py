@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullbore.errors import IntegrityError
-from fullbore.ops.formats import BLOCK, Weight, dequantise_fp8_block, matrix_bytes, quantise_fp8_block
+from fullbore.ops.formats import (
+    BLOCK,
+    INTEGERS,
+    Integer,
+    Weight,
+    dequantise_fp8_block,
+    matrix_bytes,
+    quantise_fp8_block,
+)
 
 SIZES = st.sampled_from([1, 5, 127, 128, 129, 200, 256, 300])
 
@@ -54,6 +62,45 @@ def test_bytes_are_those_of_the_tensors(rows: int, columns: int) -> None:
     for weight in (Weight(matrix), Weight(matrix.bfloat16()), quantise_fp8_block(matrix)):
         scale = 0 if weight.scale is None else weight.scale.nbytes
         assert matrix_bytes(rows, columns, weight.format) == weight.data.nbytes + scale
+
+
+INTEGER = st.sampled_from(list(INTEGERS.values()))
+
+
+@given(INTEGER, SIZES, SIZES, st.integers(0, 9), st.sampled_from([1e-30, 1e-3, 1.0, 1e6]))
+def test_integers_lose_half_a_step_of_their_group(
+    integer: Integer, rows: int, columns: int, seed: int, size: float
+) -> None:
+    matrix = size * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    weight = integer.quantise(matrix)
+    assert weight.format == integer.format
+    assert weight.scale is not None
+    assert weight.scale.shape == (rows, -(-columns // integer.group))
+    assert weight.data.abs().max() <= integer.largest
+    step = weight.scale.float().repeat_interleave(integer.group, 1)[:, :columns]
+    error = (weight.dequantise(torch.float32) - matrix).abs()
+    # The factor is rounded to 2^-8 and may be too small by so much for the largest value of its group.
+    assert bool((error <= step * (0.5 + integer.largest * 2.0**-8)).all())
+
+
+@given(INTEGER, SIZES)
+def test_integers_of_a_group_of_zeros_are_zero(integer: Integer, columns: int) -> None:
+    matrix = torch.zeros(3, columns)
+    matrix[1, -1] = -5.0
+    weight = integer.quantise(matrix)
+    assert weight.dequantise(torch.float32).count_nonzero() == 1
+
+
+@given(INTEGER, SIZES, st.sampled_from([2, 4, 300]))
+def test_bytes_of_integers_are_those_of_their_bits_and_factors(
+    integer: Integer, rows: int, columns: int
+) -> None:
+    weight = integer.quantise(torch.zeros(rows, columns))
+    assert weight.scale is not None
+    assert (
+        matrix_bytes(rows, columns, integer.format)
+        == weight.data.numel() * integer.bits // 8 + weight.scale.nbytes
+    )
 
 
 @pytest.mark.parametrize("scale", [(1, 2), (2, 1), (2, 3), (3, 2), (4,)])

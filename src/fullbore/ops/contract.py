@@ -57,8 +57,8 @@ class Operator:
     cost(shape, format, dtype): the roofline's two numbers.
     draw(shape, case, format, dtype, generator): inputs for one of ``cases``.
     shapes: small ones for correctness, ragged on purpose.
-    tolerance[dtype]: for arithmetic in that type on exactly decoded weights; a format that loses accuracy
-        when weights are converted to it adds its own key.
+    tolerance[dtype]: for arithmetic in that type on exactly decoded weights; "FORMAT, DTYPE" where the
+        kernels of a format also round activations.
     error(output, reference): how far apart two outputs are.
     timed: the case that timings use.
     draw_inputs(shape, case, dtype, generator): the inputs alone, where weights are large or the inputs decide
@@ -80,7 +80,7 @@ class Operator:
 
     def limit(self, format: str, dtype: str) -> float:
         """The relative error allowed to a kernel of this weight format and arithmetic."""
-        lossy = self.tolerance.get(format)
+        lossy = self.tolerance.get(f"{format}, {dtype}")
         return max(self.tolerance[dtype].relative, lossy.relative if lossy else 0.0)
 
 

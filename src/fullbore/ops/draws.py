@@ -4,13 +4,16 @@ import torch
 from torch import Generator, Tensor
 
 from fullbore.ops.contract import Tolerance
-from fullbore.ops.formats import Weight, quantise_fp8_block
+from fullbore.ops.formats import INTEGERS, Weight, quantise_fp8_block
 
-WEIGHT_FORMATS = ("fp8_block", "bf16", "fp32")
+WEIGHT_FORMATS = ("fp8_block", "bf16", "fp32", *INTEGERS)
 
 ARITHMETIC = {
     "float32": Tolerance(2e-5, "sums of some thousand float32 products; 2^-24 each, errors partly cancel"),
     "bfloat16": Tolerance(2e-2, "8 bits of mantissa: 2^-9 for each input, intermediate and output rounding"),
+} | {
+    f"{format}, bfloat16": Tolerance(4e-2, "activations too are rounded to 8 bits, by the largest of 128")
+    for format in INTEGERS
 }
 
 
@@ -19,6 +22,8 @@ def draw_weight(out: int, in_: int, format: str, generator: Generator) -> Weight
     matrix = torch.randn(out, in_, generator=generator) * in_**-0.5
     if format == "fp8_block":
         return quantise_fp8_block(matrix)
+    if format in INTEGERS:
+        return INTEGERS[format].quantise(matrix)
     return Weight(matrix.to({"bf16": torch.bfloat16, "fp32": torch.float32}[format]))
 
 

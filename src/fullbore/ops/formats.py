@@ -2,6 +2,9 @@
 
 ``fp8_block`` is the published format: e4m3 values and one float32 factor per 128 x 128 block, named
 ``weight_scale_inv`` in the checkpoint although it multiplies (config: ``quantization_config``).
+
+``int8`` and ``int4`` are made of it at load, for a smaller or faster model: whole numbers and one factor for
+each row and group of inputs, such that the largest value of a group is the largest number.
 """
 
 from dataclasses import dataclass
@@ -19,15 +22,19 @@ E4M3_MAX = 448.0
 class Weight:
     """A matrix as stored. ``data``: [out, in] in float32, bfloat16 or float8_e4m3fn.
 
-    ``scale``: [ceil(out / 128), ceil(in / 128)] float32 for ``fp8_block``, else None.
+    ``scale``: [ceil(out / 128), ceil(in / 128)] float32 for ``fp8_block``; [out, ceil(in / group)] bfloat16
+    for integers, whose ``data`` is int8 and ``integer`` says which they are; else None.
     """
 
     data: Tensor
     scale: Tensor | None = None
+    integer: "Integer | None" = None
 
     @property
     def format(self) -> str:
-        """One of fp8_block, bf16, fp32."""
+        """One of fp8_block, bf16, fp32, int8, int4_g32, int4_g128."""
+        if self.integer is not None:
+            return self.integer.format
         if self.scale is not None:
             return "fp8_block"
         return {torch.bfloat16: "bf16", torch.float32: "fp32"}[self.data.dtype]
@@ -36,7 +43,43 @@ class Weight:
         """The matrix itself, [out, in] in ``dtype``."""
         if self.scale is None:
             return self.data.to(dtype)
+        if self.integer is not None:
+            factors = self.scale.float().repeat_interleave(self.integer.group, dim=1)
+            return (self.data * factors[:, : self.data.shape[1]]).to(dtype)
         return dequantise_fp8_block(self.data, self.scale, dtype)
+
+
+@dataclass(frozen=True)
+class Integer:
+    """Numbers of ``bits`` bits, in [-largest, largest], with one factor for ``group`` inputs of a row."""
+
+    format: str
+    bits: int
+    group: int
+
+    @property
+    def largest(self) -> int:
+        """127 or 7. Its negative is the smallest: one more to one side would buy little and bend zero."""
+        return (1 << (self.bits - 1)) - 1
+
+    def quantise(self, matrix: Tensor) -> Weight:
+        """[out, in] in any float type -> the nearest numbers to factors rounded to bfloat16."""
+        rows, columns = matrix.shape
+        groups = -(-columns // self.group)
+        padded = torch.zeros(rows, groups * self.group, dtype=torch.float32, device=matrix.device)
+        padded[:, :columns] = matrix
+        values = padded.view(rows, groups, self.group)
+        scale = (values.abs().amax(dim=2) / self.largest).to(torch.bfloat16)
+        factor = torch.where(scale > 0, scale.float(), 1.0)
+        numbers = (values / factor[..., None]).round_().clamp_(-self.largest, self.largest)
+        data = numbers.to(torch.int8).view(rows, -1)[:, :columns].contiguous()
+        return Weight(data, scale, self)
+
+
+INTEGERS = {
+    each.format: each
+    for each in (Integer("int8", 8, BLOCK), Integer("int4_g32", 4, 32), Integer("int4_g128", 4, BLOCK))
+}
 
 
 def _decode_table() -> Tensor:
@@ -80,7 +123,10 @@ def quantise_fp8_block(matrix: Tensor) -> Weight:
 
 
 def matrix_bytes(out: int, in_: int, format: str) -> int:
-    """Bytes of an [out, in] matrix in fp8_block (its factors included), bf16 or fp32."""
+    """Bytes of an [out, in] matrix, its factors included; integers of 4 bits are two to a byte."""
+    if format in INTEGERS:
+        integer = INTEGERS[format]
+        return out * (-(-in_ * integer.bits // 8) + 2 * -(-in_ // integer.group))
     if format == "fp8_block":
         return out * in_ + 4 * -(-out // BLOCK) * -(-in_ // BLOCK)
     return out * in_ * {"bf16": 2, "fp32": 4}[format]
