@@ -1,5 +1,6 @@
 """Latent attention in C++: bits depend on the request alone, on every instruction set of this CPU."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,12 +13,14 @@ from torch import Generator, Tensor
 from fullbore.kernels.cpu.attention import CpuKvAppend, CpuMlaDecode, CpuMlaPrefill
 from fullbore.kernels.cpu.native import Native
 from fullbore.ops.attention import MLA_PREFILL, Heads
+from fullbore.ops.cache import CacheRow
 from fullbore.ops.contract import DTYPES
 from fullbore.ops.draws import draw_weight
 
 SETTINGS = settings(max_examples=15, deadline=None)
 CONTEXTS = st.one_of(st.integers(1, 70), st.sampled_from([64, 128, 129, 320, 577]))
 HEADS = st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 40, 70]))
+BITS = st.sampled_from([0, 8, 16])
 SIZES = st.sampled_from([(8, 4, 8, 32), (20, 6, 12, 33), (13, 2, 7, 64), (32, 16, 72, 160), (5, 3, 7, 5)])
 
 
@@ -35,23 +38,27 @@ class World:
         self.page_size = data.draw(st.sampled_from([1, 3, 16, 64, 100]))
         self.g = g = Generator().manual_seed(sum(self.contexts))
         count, (nope, rope, v, latent) = data.draw(HEADS), data.draw(SIZES)
-        self.heads = Heads(count, nope, rope, v, latent, (nope + rope) ** -0.5)
+        bits = data.draw(BITS)
+        self.heads = Heads(count, nope, rope, v, latent, (nope + rope) ** -0.5, bits)
         self.weights = draw_weight(count * (nope + v), latent, "fp32", g), self.heads
         self.type = DTYPES[dtype]
         self.q = [torch.randn(n, count, nope + rope, generator=g).to(self.type) for n in self.contexts]
         self.keys = [torch.randn(n, latent + rope, generator=g).to(self.type) for n in self.contexts]
 
     def place(self, append: CpuKvAppend, seed: int) -> tuple[Tensor, Tensor]:
-        """The cache and the page table, with pages drawn by ``seed``."""
+        """The cache and the page table, with pages drawn by ``seed``. What is not written decodes to nan."""
         size, needed = self.page_size, [-(-n // self.page_size) for n in self.contexts]
         free = torch.randperm(sum(needed) + seed, generator=Generator().manual_seed(seed)).tolist()
-        cache = torch.full((len(free), size, self.keys[0].shape[1]), float("nan"), dtype=self.type)
+        row = self.heads.row
+        cache = row.empty(len(free), size, self.type)
+        cache.fill_(0xFF if cache.dtype is torch.uint8 else float("nan"))
         table = torch.zeros(len(needed), max(needed) + seed, dtype=torch.int32)
-        for row, keys in enumerate(self.keys):
-            table[row, : needed[row]] = torch.tensor([free.pop() for _ in range(needed[row])])
+        for request, keys in enumerate(self.keys):
+            pages = [free.pop() for _ in range(needed[request])]
+            table[request, : len(pages)] = torch.tensor(pages)
             at = torch.arange(len(keys))
-            slots = table[row].long()[at // size] * size + at % size
-            append.run(None, *torch.split(keys, [self.heads.latent, self.heads.rope], dim=-1), cache, slots)
+            slots = table[request].long()[at // size] * size + at % size
+            append.run(row, *torch.split(keys, [row.latent, row.rope], dim=-1), cache, slots)
         return cache, table
 
 
@@ -115,6 +122,44 @@ def test_poison_stays_in_its_row(
     assert not bool(poisoned[hit].isfinite().all(-1).any())
 
 
+@SETTINGS
+@given(data=st.data(), dtype=st.sampled_from(sorted(DTYPES)))
+def test_a_cache_in_any_format_gives_the_bits_of_what_it_holds(
+    threads: tuple[Native, Native], data: Any, dtype: str
+) -> None:
+    """Decoding adds no error: attention is the same, bit for bit, on rows that were decoded beforehand."""
+    world, (one, _) = World(data, dtype), threads
+    cache, table = world.place(CpuKvAppend(dtype, one), seed=1)
+    plain = replace(world.heads, kv_bits=0)
+    held = world.heads.row.decode(cache, world.type)
+    contexts, last = int32(*world.contexts), torch.stack([q[-1] for q in world.q])
+    decode, prefill = CpuMlaDecode(dtype, one), CpuMlaPrefill(dtype, one)
+    packed, other = decode.pack(*world.weights), decode.pack(world.weights[0], plain)
+    found = decode.run(packed, last, cache, table, contexts)
+    assert torch.equal(found, decode.run(other, last, held, table, contexts))
+    found = prefill.run(packed, world.q[0], cache, table[0], 0)
+    assert torch.equal(found, prefill.run(other, world.q[0], held, table[0], 0))
+
+
+@SETTINGS
+@given(data=st.data(), dtype=st.sampled_from(sorted(DTYPES)), tokens=st.integers(1, 40))
+def test_rows_are_written_as_the_format_says(
+    threads: tuple[Native, Native], data: Any, dtype: str, tokens: int
+) -> None:
+    """The format's own bytes, whatever the sizes, the company and the threads, and nothing beside them."""
+    row = CacheRow(data.draw(st.integers(1, 300)), data.draw(st.integers(1, 70)), data.draw(BITS))
+    g = Generator().manual_seed(tokens)
+    spread = 10.0 ** (60 * torch.rand(tokens, 1, generator=g) - 40)
+    latent = (torch.randn(tokens, row.latent, generator=g).pow(3) * spread).to(DTYPES[dtype])
+    rope = torch.randn(tokens, row.rope + 3, generator=g).to(DTYPES[dtype])[:, 3:]
+    slots = torch.randperm(tokens + 9, generator=g)[:tokens]
+    for native in threads:
+        cache = row.empty(tokens + 9, 1, DTYPES[dtype]).fill_(1)
+        expected = cache.clone()
+        expected.view(-1, row.width)[slots] = row.encode(latent, rope)
+        assert torch.equal(CpuKvAppend(dtype, native).run(row, latent, rope, cache, slots), expected)
+
+
 def test_few_long_contexts_are_shared_among_threads(threads: tuple[Native, Native]) -> None:
     """More blocks than are kept at once: they are folded in several rounds, with the bits of one thread."""
     heads, g = Heads(5, 8, 4, 8, 32, 0.3), Generator().manual_seed(5)
@@ -129,7 +174,7 @@ def test_few_long_contexts_are_shared_among_threads(threads: tuple[Native, Nativ
     assert torch.equal(*results)
 
 
-def test_wrong_pages_are_refused() -> None:
+def test_wrong_pages_and_wrong_caches_are_refused() -> None:
     decode, prefill, append = CpuMlaDecode("float32"), CpuMlaPrefill("float32"), CpuKvAppend("float32")
     heads = Heads(2, 8, 4, 8, 16, 0.3)
     packed = decode.pack(draw_weight(2 * 16, 16, "fp32", Generator()), heads)
@@ -141,8 +186,13 @@ def test_wrong_pages_are_refused() -> None:
             prefill.run(packed, q, cache, int32(*table), contexts - 2)
     with pytest.raises(ValueError, match="context"):
         decode.run(packed, q, cache, torch.zeros(2, 1, dtype=torch.int32), int32(1, 0))
+    with pytest.raises(TypeError, match=r"cache is torch.float32, expected torch.uint8"):
+        append.run(replace(heads.row, bits=8), torch.ones(1, 16), torch.ones(1, 4), cache, torch.tensor([0]))
+    narrow = decode.pack(draw_weight(2 * 16, 16, "fp32", Generator()), replace(heads, kv_bits=8))
+    with pytest.raises(ValueError, match=r"\[3, 4, 20\], expected \[pages, page_size, 28\]"):
+        decode.run(narrow, q[:1], cache.to(torch.uint8), int32(0, 1)[None], int32(5))
     before = cache.clone()
     for slot in (-1, 12):
         with pytest.raises(IndexError, match="12 rows"):
-            append.run(None, torch.ones(2, 16), torch.ones(2, 4), cache, torch.tensor([0, slot]))
+            append.run(heads.row, torch.ones(2, 16), torch.ones(2, 4), cache, torch.tensor([0, slot]))
     assert torch.equal(cache, before)

@@ -1,5 +1,6 @@
 """Float32 torch kernels: a row's bits do not depend on its neighbours, its place, its pages or its chunk."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,7 +100,8 @@ class Paged:
         count = data.draw(st.integers(1, 9))
         nope, rope, v = data.draw(st.sampled_from([(8, 4, 8), (32, 16, 32), (20, 6, 12), (13, 2, 7)]))
         latent = data.draw(st.sampled_from([8, 24, 33, 64, 100]))
-        self.heads = Heads(count, nope, rope, v, latent, (nope + rope) ** -0.5)
+        bits = data.draw(st.sampled_from([0, 8, 16]))
+        self.heads = Heads(count, nope, rope, v, latent, (nope + rope) ** -0.5, bits)
         self.weights = draw_weight(count * (nope + v), latent, "fp32", g), self.heads
         self.contexts, self.page_size = contexts, page_size
         self.q = [torch.randn(n, count, nope + rope, generator=g) for n in contexts]
@@ -110,15 +112,17 @@ class Paged:
         g = Generator().manual_seed(seed)
         needed = [-(-n // self.page_size) for n in self.contexts]
         free = (1 + torch.randperm(sum(needed) + spare, generator=g)).tolist()
-        cache = torch.full((sum(needed) + spare + 1, self.page_size, self.keys[0].shape[1]), float("nan"))
+        row = self.heads.row
+        cache = row.empty(sum(needed) + spare + 1, self.page_size, torch.float32)
+        cache.fill_(0xFF if cache.dtype is torch.uint8 else float("nan"))
         table = torch.zeros(len(needed), max(needed) + seed % 3, dtype=torch.int32)
-        for row, keys in enumerate(self.keys):
-            pages = [free.pop() for _ in range(needed[row])]
-            table[row, : len(pages)] = torch.tensor(pages)
+        for request, keys in enumerate(self.keys):
+            pages = [free.pop() for _ in range(needed[request])]
+            table[request, : len(pages)] = torch.tensor(pages)
             at = torch.arange(len(keys))
             slots = torch.tensor(pages)[at // self.page_size] * self.page_size + at % self.page_size
-            latent, rope = torch.split(keys, [self.heads.latent, self.heads.rope], dim=-1)
-            TorchKvAppend("float32").run(None, latent, rope, cache, slots)
+            latent, rope = torch.split(keys, [row.latent, row.rope], dim=-1)
+            TorchKvAppend("float32").run(row, latent, rope, cache, slots)
         return cache, table
 
 
@@ -135,7 +139,11 @@ def test_attention(data: st.DataObject, contexts: list[int], page_size: int) -> 
     packed = decode.pack(*world.weights)
     cache, table = world.place(seed=1, spare=5)
     last = torch.stack([q[-1] for q in world.q])
-    together = decode.run(packed, last, cache, table, torch.tensor(contexts, dtype=torch.int32))
+    counts = torch.tensor(contexts, dtype=torch.int32)
+    together = decode.run(packed, last, cache, table, counts)
+    plain = decode.pack(world.weights[0], replace(world.heads, kv_bits=0))
+    held = world.heads.row.decode(cache)
+    assert torch.equal(decode.run(plain, last, held, table, counts), together), "decoding added an error"
     assert bool(together.isfinite().all()), "what is not this request's leaked into it"
 
     elsewhere, other = world.place(seed=2, spare=0)

@@ -95,6 +95,20 @@ def test_attention_costs_the_cheaper_of_its_two_ways() -> None:
         assert decode == prefill
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("bits", "bytes"), [(0, None), (8, 656), (16, 1152)])
+def test_attention_reads_each_key_as_it_is_stored(dtype: str, bits: int, bytes: int | None) -> None:
+    shape = {"heads": 16, "nope": 128, "rope": 64, "v": 128, "latent": 512} | (
+        {"kv_bits": bits} if bits else {}
+    )
+    row = bytes or 576 * DTYPES[dtype].itemsize
+    for name, rows, keys in (("mla_decode", "rows", "context"), ("mla_prefill", "tokens", "first")):
+        short, long = (OPERATORS[name].cost({**shape, rows: 3, keys: n}, "bf16", dtype) for n in (50, 60))
+        assert long.bytes - short.bytes == 10 * row * (3 if name == "mla_decode" else 1)
+    one, two = (OPERATORS["kv_append"].cost({**shape, "tokens": n}, "none", dtype) for n in (1, 2))
+    assert two.bytes - one.bytes == 576 * DTYPES[dtype].itemsize + 8 + row
+
+
 def tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value

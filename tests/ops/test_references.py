@@ -219,10 +219,11 @@ def naive_attention(kv_b: Array, heads: Heads, q: Array, rows: Array) -> Array:
     return np.concatenate(outputs)
 
 
-def rows_of(cache: Tensor, pages: Tensor, count: int) -> Array:
-    """The first ``count`` rows of a request, found page by page."""
+def rows_of(heads: Heads, cache: Tensor, pages: Tensor, count: int) -> Array:
+    """What the first ``count`` rows of a request hold, found page by page."""
     size = cache.shape[1]
-    return np.array([array(cache)[int(pages[n // size]), n % size] for n in range(count)])
+    rows = torch.stack([cache[int(pages[n // size]), n % size] for n in range(count)])
+    return array(heads.row.decode(rows))
 
 
 @pytest.mark.parametrize("case_name", ["random", "no_prefix", "extreme_scales"])
@@ -231,7 +232,7 @@ def test_mla_prefill_attends_to_what_came_before(case_name: str) -> None:
     assert cases
     for case in cases:
         (kv_b, heads), (q, cache, pages, first) = case.weights, case.inputs
-        rows = rows_of(cache, pages, first + len(q))
+        rows = rows_of(heads, cache, pages, first + len(q))
         expected = [
             naive_attention(matrix(kv_b), heads, token, rows[: first + n + 1])
             for n, token in enumerate(array(q))
@@ -244,7 +245,7 @@ def test_mla_decode_attends_to_each_requests_own_rows(case_name: str) -> None:
     for case in drawn("mla_decode", "bf16", case_name)[:2]:
         (kv_b, heads), (q, cache, table, contexts) = case.weights, case.inputs
         expected = [
-            naive_attention(matrix(kv_b), heads, token, rows_of(cache, pages, count))
+            naive_attention(matrix(kv_b), heads, token, rows_of(heads, cache, pages, count))
             for token, pages, count in zip(array(q), table, contexts.tolist(), strict=True)
         ]
         agree(OPERATORS["mla_decode"].reference(case.weights, *case.inputs), np.array(expected))
@@ -268,7 +269,7 @@ def test_rows_beyond_a_context_are_never_seen(name: str) -> None:
         expected = OPERATORS[name].reference(case.weights, *case.inputs)
         tables = table[None] if name == "mla_prefill" else table
         counts = [last + len(q)] if name == "mla_prefill" else last.tolist()
-        changed = torch.full_like(cache, 7.0)
+        changed = torch.full_like(cache, 7)
         for pages, count in zip(tables, counts, strict=True):
             for n in range(count):
                 place = int(pages[n // cache.shape[1]]), n % cache.shape[1]
@@ -278,15 +279,16 @@ def test_rows_beyond_a_context_are_never_seen(name: str) -> None:
 
 def test_kv_append_writes_its_slots_and_no_others() -> None:
     for case in drawn("kv_append", "none"):
-        latent, rope, cache, slots = case.inputs
+        (row,), (latent, rope, cache, slots) = case.weights, case.inputs
         before = cache.clone()
-        output = OPERATORS["kv_append"].reference((), latent, rope, cache, slots)
-        expected = array(cache).copy()
+        output = OPERATORS["kv_append"].reference(case.weights, latent, rope, cache, slots)
+        expected = cache.clone()
         for token, slot in enumerate(slots.tolist()):
-            expected[slot // cache.shape[1], slot % cache.shape[1]] = np.concatenate(
-                [array(latent)[token], array(rope)[token]]
-            )
-        assert np.array_equal(array(output), expected)
+            values = latent[token, None], rope[token, None]
+            if row.bits == 0:
+                assert torch.equal(row.encode(*values), torch.cat(values, dim=-1))
+            expected[slot // cache.shape[1], slot % cache.shape[1]] = row.encode(*values)[0]
+        assert torch.equal(output, expected)
         assert torch.equal(cache, before)  # a reference changes nothing
 
 

@@ -1,8 +1,10 @@
 """``mla_prefill``, ``mla_decode``, ``kv_append``: multi-head latent attention over a paged cache.
 
 DeepSeek-V2 report, section 2.1. The cache keeps one row a token and layer, shared by all heads: the
-normalised latent c (kv_lora_rank values), then the rotated key k_rope. ``kv_b`` makes from c each head's
-key part W_UK c and value W_UV c. Kernels may multiply it into query and output instead (absorption).
+normalised latent c (kv_lora_rank values), then the rotated key k_rope, in one of the ways of ``ops.cache``.
+``kv_b`` makes from c each head's key part W_UK c and value W_UV c. Kernels may multiply it into query and
+output instead (absorption). Attention is held to what the cache holds; what was lost on the way there is no
+error of its kernels.
 """
 
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from fullbore.ops.cache import CacheRow
 from fullbore.ops.contract import Case, Cost, Operator, Shape, Tolerance
 from fullbore.ops.draws import ARITHMETIC, WEIGHT_FORMATS, draw_rows, draw_weight
 from fullbore.ops.formats import Weight, matrix_bytes, value_bytes
@@ -20,7 +23,8 @@ PAGE = 4  # tokens a page in drawn cases unless ``shape`` has a "page": small, s
 @dataclass(frozen=True)
 class Heads:
     """``count``: num_attention_heads; nope, rope, v: qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
-    latent: kv_lora_rank; softmax_scale: with YaRN's mscale."""
+    latent: kv_lora_rank; softmax_scale: with YaRN's mscale; kv_bits: of a latent in the cache (``CacheRow``).
+    """
 
     count: int
     nope: int
@@ -28,22 +32,27 @@ class Heads:
     v: int
     latent: int
     softmax_scale: float
+    kv_bits: int = 0
+
+    @property
+    def row(self) -> CacheRow:
+        """A token in the cache."""
+        return CacheRow(self.latent, self.rope, self.kv_bits)
 
 
 def _describe(kv_b: Weight, heads: Heads) -> tuple[Shape, str]:
-    sizes = {"heads": heads.count, "nope": heads.nope, "rope": heads.rope, "v": heads.v}
-    return sizes | {"latent": heads.latent}, kv_b.format
+    return {"heads": heads.count, "nope": heads.nope, "v": heads.v, **heads.row.sizes}, kv_b.format
 
 
 def _prefill_reference(
     weights: tuple[Weight, Heads], q: Tensor, cache: Tensor, pages: Tensor, first: int
 ) -> Tensor:
     """q: [tokens, heads, nope + rope], rotated, of positions first, first + 1, ... of one request whose
-    cache rows up to the last of them are written; cache: [pages, page_size, latent + rope];
+    cache rows up to the last of them are written; cache: [pages, page_size, width of a row];
     pages: [n] page numbers -> [tokens, heads * v].
     """
     kv_b, h = weights
-    rows = cache[pages.long()].flatten(0, 1)[: first + len(q)].float()  # [keys, latent + rope]
+    rows = h.row.decode(cache[pages.long()].flatten(0, 1)[: first + len(q)])  # [keys, latent + rope]
     latent, k_rope = torch.split(rows, [h.latent, h.rope], dim=-1)
     expanded = (latent @ kv_b.dequantise(torch.float32).T).view(-1, h.count, h.nope + h.v)
     k_nope, v = torch.split(expanded, [h.nope, h.v], dim=-1)  # [keys, heads, nope], [keys, heads, v]
@@ -74,8 +83,8 @@ def _prefill_cost(shape: Shape, format: str, dtype: str) -> Cost:
     project = 2 * heads * latent * (nope + v)  # of one token, by kv_b
     absorbed = 2 * pairs * (2 * latent + rope) + tokens * project
     expanded = 2 * pairs * (nope + rope + v) + keys * project
-    values = keys * (latent + rope) + tokens * heads * (nope + rope + v)
-    return Cost(min(absorbed, expanded), values * value_bytes(dtype) + _kv_b_bytes(shape, format))
+    bytes = keys * CacheRow.of(shape).bytes(dtype) + tokens * _token_bytes(shape, dtype)
+    return Cost(min(absorbed, expanded), bytes + _kv_b_bytes(shape, format))
 
 
 def _decode_cost(shape: Shape, format: str, dtype: str) -> Cost:
@@ -83,8 +92,13 @@ def _decode_cost(shape: Shape, format: str, dtype: str) -> Cost:
     rows, keys, heads = shape["rows"], shape["rows"] * shape["context"], shape["heads"]
     latent, nope, rope, v = shape["latent"], shape["nope"], shape["rope"], shape["v"]
     flops = 2 * heads * (keys * (2 * latent + rope) + rows * latent * (nope + v))
-    values = keys * (latent + rope) + rows * heads * (nope + rope + v)
-    return Cost(flops, values * value_bytes(dtype) + _kv_b_bytes(shape, format))
+    bytes = keys * CacheRow.of(shape).bytes(dtype) + rows * _token_bytes(shape, dtype)
+    return Cost(flops, bytes + _kv_b_bytes(shape, format))
+
+
+def _token_bytes(shape: Shape, dtype: str) -> int:
+    """A token's queries and its output."""
+    return shape["heads"] * (shape["nope"] + shape["rope"] + shape["v"]) * value_bytes(dtype)
 
 
 def _kv_b_bytes(shape: Shape, format: str) -> int:
@@ -93,13 +107,15 @@ def _kv_b_bytes(shape: Shape, format: str) -> int:
 
 def _draw_weights(shape: Shape, format: str, generator: Generator) -> tuple[Weight, Heads]:
     count, nope, rope, v = (shape[key] for key in ("heads", "nope", "rope", "v"))
-    heads = Heads(count, nope, rope, v, shape["latent"], softmax_scale=(nope + rope) ** -0.5)
+    scale, bits = (nope + rope) ** -0.5, shape.get("kv_bits", 0)
+    heads = Heads(count, nope, rope, v, shape["latent"], softmax_scale=scale, kv_bits=bits)
     return draw_weight(heads.count * (heads.nope + heads.v), heads.latent, format, generator), heads
 
 
 def _draw_cache(pages: int, shape: Shape, dtype: torch.dtype, generator: Generator) -> Tensor:
-    size = pages, shape.get("page", PAGE), shape["latent"] + shape["rope"]
-    return torch.randn(size, generator=generator).to(dtype)
+    row, size = CacheRow.of(shape), shape.get("page", PAGE)
+    values = torch.randn(pages * size, row.latent + row.rope, generator=generator).to(dtype)
+    return row.encode(values[:, : row.latent], values[:, row.latent :]).view(pages, size, -1)
 
 
 def _draw_queries(tokens: int, shape: Shape, case: str, dtype: torch.dtype, generator: Generator) -> Tensor:
@@ -143,6 +159,9 @@ _SHAPES = (
     {"heads": 4, "nope": 32, "rope": 16, "v": 32, "latent": 64},
     {"heads": 3, "nope": 20, "rope": 6, "v": 12, "latent": 33},  # nothing a multiple of anything
     {"heads": 16, "nope": 16, "rope": 8, "v": 24, "latent": 136},
+    {"heads": 4, "nope": 32, "rope": 16, "v": 32, "latent": 256, "kv_bits": 8},
+    {"heads": 3, "nope": 20, "rope": 6, "v": 12, "latent": 133, "kv_bits": 8},
+    {"heads": 3, "nope": 20, "rope": 6, "v": 12, "latent": 33, "kv_bits": 16},
 )
 
 _TOLERANCE = {
@@ -162,7 +181,7 @@ MLA_PREFILL = Operator(
     formats=WEIGHT_FORMATS,
     shapes=tuple(
         shape | {"tokens": t, "first": f}
-        for shape, t, f in zip(_SHAPES, (40, 9, 300), (300, 5, 17), strict=True)
+        for shape, t, f in zip(_SHAPES, (40, 9, 300, 9, 40, 9), (300, 5, 17, 300, 5, 70), strict=True)
     ),
     tolerance=_TOLERANCE,
 )
@@ -177,31 +196,33 @@ MLA_DECODE = Operator(
     formats=WEIGHT_FORMATS,
     shapes=tuple(
         shape | {"rows": r, "context": c}
-        for shape, r, c in zip(_SHAPES, (6, 5, 3), (70, 13, 700), strict=True)
+        for shape, r, c in zip(_SHAPES, (6, 5, 3, 6, 5, 3), (70, 13, 700, 300, 70, 70), strict=True)
     ),
     tolerance=_TOLERANCE,
     timed="even",
 )
 
 
-def _append_describe() -> tuple[Shape, str]:
-    return {}, "none"
+def _append_describe(row: CacheRow) -> tuple[Shape, str]:
+    return row.sizes, "none"
 
 
 def _append_reference(
-    weights: tuple[()], latent: Tensor, rope: Tensor, cache: Tensor, slots: Tensor
+    weights: tuple[CacheRow], latent: Tensor, rope: Tensor, cache: Tensor, slots: Tensor
 ) -> Tensor:
     """latent: [tokens, kv_lora_rank]; rope: [tokens, rope]; slots: [tokens] page * page_size + offset.
 
     Kernels write ``cache`` in place and return it; the reference returns a copy.
     """
+    (row,) = weights
     written = cache.clone()
-    written.view(-1, cache.shape[-1])[slots] = torch.cat([latent, rope], dim=-1).to(cache.dtype)
+    written.view(-1, row.width)[slots] = row.encode(latent, rope)
     return written
 
 
 def _append_cost(shape: Shape, format: str, dtype: str) -> Cost:
-    return Cost(0, shape["tokens"] * (2 * (shape["latent"] + shape["rope"]) * value_bytes(dtype) + 8))
+    read = (shape["latent"] + shape["rope"]) * value_bytes(dtype) + 8
+    return Cost(0, shape["tokens"] * (read + CacheRow.of(shape).bytes(dtype)))
 
 
 def _append_draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
@@ -210,7 +231,7 @@ def _append_draw(shape: Shape, case: str, format: str, dtype: torch.dtype, gener
     )
     cache = _draw_cache(shape["tokens"], shape, dtype, generator)
     slots = torch.randperm(cache.shape[0] * cache.shape[1], generator=generator)[: len(latent)]
-    return Case((), (latent, rope, cache, slots))
+    return Case((CacheRow.of(shape),), (latent, rope, cache, slots))
 
 
 KV_APPEND = Operator(
@@ -219,8 +240,17 @@ KV_APPEND = Operator(
     describe=_append_describe,
     cost=_append_cost,
     draw=_append_draw,
-    cases=("random", "one_token"),
+    cases=("random", "extreme_scales", "one_token"),
     formats=("none",),
-    shapes=({"tokens": 9, "latent": 64, "rope": 16}, {"tokens": 3, "latent": 33, "rope": 6}),
-    tolerance={dtype: Tolerance(0.0, "values are copied") for dtype in ("float32", "bfloat16")},
+    shapes=(
+        {"tokens": 9, "latent": 64, "rope": 16},
+        {"tokens": 3, "latent": 33, "rope": 6},
+        {"tokens": 9, "latent": 256, "rope": 16, "kv_bits": 8},
+        {"tokens": 5, "latent": 133, "rope": 6, "kv_bits": 8},
+        {"tokens": 3, "latent": 33, "rope": 6, "kv_bits": 16},
+    ),
+    tolerance={
+        dtype: Tolerance(0.0, "values are copied, or rounded as the row's format says")
+        for dtype in ("float32", "bfloat16")
+    },
 )

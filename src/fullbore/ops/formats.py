@@ -82,7 +82,7 @@ INTEGERS = {
 }
 
 
-def _decode_table() -> Tensor:
+def decode_table() -> Tensor:
     """The 256 values of e4m3fn as float32. Indexing it is 3x faster than torch's own cast on a CPU."""
     return torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).to(torch.float32)
 
@@ -100,7 +100,7 @@ def dequantise_fp8_block(data: Tensor, scale: Tensor, dtype: torch.dtype) -> Ten
             f"the scale of a {rows} x {columns} fp8_block matrix has shape {tuple(scale.shape)}, expected "
             f"{expected}: a factor for each block of {BLOCK} x {BLOCK}"
         )
-    table = _decode_table()
+    table = decode_table()
     result = torch.empty(rows, columns, dtype=dtype, device=data.device)
     for block, factors in enumerate(scale):
         band = slice(block * BLOCK, min((block + 1) * BLOCK, rows))

@@ -10,6 +10,7 @@ from torch import Tensor
 from fullbore.kernels.cpu.kernel import CpuKernel, I, P
 from fullbore.kernels.cpu.native import Native
 from fullbore.ops.attention import Heads
+from fullbore.ops.cache import CacheRow
 from fullbore.ops.draws import WEIGHT_FORMATS
 from fullbore.ops.formats import Weight
 
@@ -28,7 +29,7 @@ class Sizes(ctypes.Structure):
 
     _fields_: ClassVar[Any] = [
         *((name, ctypes.c_void_p) for name in ("key", "value")),
-        *((name, ctypes.c_int32) for name in ("heads", "nope", "rope", "v", "latent")),
+        *((name, ctypes.c_int32) for name in ("heads", "nope", "rope", "v", "latent", "kv_bits")),
         ("scale", ctypes.c_float),
     ]
 
@@ -69,6 +70,15 @@ def _int32(numbers: Tensor) -> Tensor:
     return _dense(numbers)
 
 
+def _check_cache(cache: Tensor, row: CacheRow, dtype: torch.dtype) -> None:
+    """TypeError or ValueError where ``cache`` has not such rows; ``dtype``: of the activations."""
+    if cache.dtype is not row.type(dtype):
+        raise TypeError(f"the cache is {cache.dtype}, expected {row.type(dtype)}")
+    if cache.shape[2] != row.width or not cache.is_contiguous():
+        expected = f"[pages, page_size, {row.width}], contiguous"
+        raise ValueError(f"the cache has shape {list(cache.shape)}, expected {expected}")
+
+
 class _LatentAttention(CpuKernel):
     layout = "cpu_absorbed"
     formats = WEIGHT_FORMATS
@@ -89,25 +99,22 @@ class _LatentAttention(CpuKernel):
         if self.pair == 2:
             value = value[:, _mixed_order(value.shape[1])]
         key, value = _panels(both[:, : heads.nope], self.pair), _panels(value, self.pair)
-        counts = heads.count, heads.nope, heads.rope, heads.v, heads.latent
+        counts = heads.count, heads.nope, heads.rope, heads.v, heads.latent, heads.kv_bits
         return Absorbed(key, value, Sizes(key.data_ptr(), value.data_ptr(), *counts, heads.softmax_scale))
 
     def attend(self, packed: Absorbed, q: Tensor, cache: Tensor, *request: Any) -> Tensor:
         """The operator on what both are given, and ``request``."""
         sizes = packed.sizes
         tokens, heads, width = q.shape
-        pages, page_size, latent_dim = cache.shape
-        if q.dtype is not self.dtype or cache.dtype is not self.dtype:
-            raise TypeError(f"q and cache are {q.dtype} and {cache.dtype}, expected {self.dtype}")
+        if q.dtype is not self.dtype:
+            raise TypeError(f"q is {q.dtype}, expected {self.dtype}")
         if (heads, width) != (sizes.heads, sizes.nope + sizes.rope):
             expected = f"[tokens, {sizes.heads}, {sizes.nope + sizes.rope}]"
             raise ValueError(f"q has shape {list(q.shape)}, expected {expected}")
-        if latent_dim != sizes.latent + sizes.rope or not cache.is_contiguous():
-            expected = f"[pages, page_size, {sizes.latent + sizes.rope}], contiguous"
-            raise ValueError(f"the cache has shape {list(cache.shape)}, expected {expected}")
+        _check_cache(cache, CacheRow(sizes.latent, sizes.rope, sizes.kv_bits), self.dtype)
         q = _dense(q)
         out = torch.empty(tokens, heads * sizes.v, dtype=self.dtype)
-        at = q.data_ptr(), q.stride(0), q.stride(1), cache.data_ptr(), pages, page_size
+        at = q.data_ptr(), q.stride(0), q.stride(1), cache.data_ptr(), cache.shape[0], cache.shape[1]
         fault = self._run(self.pool, ctypes.byref(sizes), self.is_bf16, *at, *request, out.data_ptr())
         if fault:
             error, what = _FAULTS[fault]
@@ -121,7 +128,7 @@ class CpuMlaDecode(_LatentAttention):
     request = P, I, I, P, I
 
     def run(self, packed: Absorbed, q: Tensor, cache: Tensor, table: Tensor, contexts: Tensor) -> Tensor:
-        """q: [rows, heads, nope + rope]; cache: [pages, page_size, latent + rope];
+        """q: [rows, heads, nope + rope]; cache: [pages, page_size, width of a row];
         table: [rows, max_pages] int32; contexts: [rows] int32 -> [rows, heads * v].
 
         ValueError: a context below 1. IndexError: a page that the table or the cache does not have.
@@ -141,7 +148,7 @@ class CpuMlaPrefill(_LatentAttention):
 
     def run(self, packed: Absorbed, q: Tensor, cache: Tensor, pages: Tensor, first: int) -> Tensor:
         """q: [tokens, heads, nope + rope] of positions from ``first`` on; cache: [pages, page_size,
-        latent + rope]; pages: [n] int32 -> [tokens, heads * v].
+        width of a row]; pages: [n] int32 -> [tokens, heads * v].
 
         IndexError: a page that ``pages`` or the cache does not have.
         """
@@ -156,24 +163,28 @@ class CpuKvAppend(CpuKernel):
 
     def __init__(self, dtype: str, native_: Native | None = None) -> None:
         super().__init__(dtype, native_)
-        self._run = self.function("fb_kv_append", P, *(P, I, I) * 2, P, I, P, I, result=ctypes.c_int)
+        self._run = self.function("fb_kv_append", P, I, I, *(P, I, I) * 2, P, I, P, I, result=ctypes.c_int)
 
-    def run(self, packed: None, latent: Tensor, rope: Tensor, cache: Tensor, slots: Tensor) -> Tensor:
+    def pack(self, row: CacheRow) -> CacheRow:
+        return row
+
+    def run(self, packed: CacheRow, latent: Tensor, rope: Tensor, cache: Tensor, slots: Tensor) -> Tensor:
         """latent: [tokens, kv_lora_rank]; rope: [tokens, rope]; slots: [tokens] int64 -> ``cache``, written.
 
         IndexError: a slot that the cache does not have; nothing is written then.
         """
-        if not (latent.dtype is rope.dtype is cache.dtype is self.dtype) or slots.dtype is not torch.int64:
-            types = f"{latent.dtype}, {rope.dtype}, {cache.dtype} and {slots.dtype}"
-            raise TypeError(f"latent, rope, cache and slots are {types}; expected {self.dtype} and int64")
-        if cache.shape[2] != latent.shape[1] + rope.shape[1] or not cache.is_contiguous():
-            expected = f"[pages, page_size, {latent.shape[1] + rope.shape[1]}], contiguous"
-            raise ValueError(f"the cache has shape {list(cache.shape)}, expected {expected}")
-        latent, rope, slots, size = _dense(latent), _dense(rope), _dense(slots), cache.element_size()
+        if not (latent.dtype is rope.dtype is self.dtype) or slots.dtype is not torch.int64:
+            types = f"{latent.dtype}, {rope.dtype} and {slots.dtype}"
+            raise TypeError(f"latent, rope and slots are {types}; expected {self.dtype} and int64")
+        if (latent.shape[1], rope.shape[1]) != (packed.latent, packed.rope):
+            sizes = f"{latent.shape[1]} latents and {rope.shape[1]} of a key"
+            raise ValueError(f"a token has {sizes}, expected {packed.latent} and {packed.rope}")
+        _check_cache(cache, packed, self.dtype)
+        latent, rope, slots = _dense(latent), _dense(rope), _dense(slots)
         parts: list[int] = []
         for part in (latent, rope):
-            parts += part.data_ptr(), part.stride(0) * size, part.shape[1] * size
-        rows = cache.shape[0] * cache.shape[1]
-        if self._run(self.pool, *parts, cache.data_ptr(), rows, slots.data_ptr(), slots.shape[0]):
+            parts += part.data_ptr(), part.stride(0), part.shape[1]
+        rows, form = cache.shape[0] * cache.shape[1], (self.is_bf16, packed.bits)
+        if self._run(self.pool, *form, *parts, cache.data_ptr(), rows, slots.data_ptr(), slots.shape[0]):
             raise IndexError(f"slots reach from {slots.min()} to {slots.max()}; the cache has {rows} rows")
         return cache

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fullbore.kernels.torch.rows import MULTIPLE, TorchKernel, pad, unpack, up
 from fullbore.ops.attention import Heads
+from fullbore.ops.cache import CacheRow
 from fullbore.ops.formats import Weight
 
 BLOCK_KEYS = 256  # fewer cost more calls at long contexts, more cost wasted arithmetic at short ones
@@ -61,13 +62,14 @@ class TorchMlaDecode(_LatentAttention):
     operator = "mla_decode"
 
     def run(self, packed: Absorbed, q: Tensor, cache: Tensor, table: Tensor, contexts: Tensor) -> Tensor:
-        """q: [rows, heads, nope + rope]; cache: [pages, page_size, latent + rope];
+        """q: [rows, heads, nope + rope]; cache: [pages, page_size, width of a row];
         table: [rows, max_pages] int32; contexts: [rows] int32 -> [rows, heads * v].
         """
         (heads,) = packed.heads
-        queries = pad(self.queries(packed, q), cache.shape[-1])  # [rows, up(heads), latent + rope]
+        queries = self.queries(packed, q)
+        queries = pad(queries, queries.shape[-1])  # [rows, up(heads), latent + rope]
         visible = contexts[:, None].expand(-1, queries.shape[1])
-        attended = _attend(queries, cache, table, visible, heads.latent)
+        attended = _attend(queries, cache, table, visible, heads.row)
         return self.values(packed, attended[:, : heads.count])
 
 
@@ -76,18 +78,19 @@ class TorchMlaPrefill(_LatentAttention):
 
     def run(self, packed: Absorbed, q: Tensor, cache: Tensor, pages: Tensor, first: int) -> Tensor:
         """q: [tokens, heads, nope + rope] of positions from ``first`` on; cache: [pages, page_size,
-        latent + rope]; pages: [n] int32 -> [tokens, heads * v].
+        width of a row]; pages: [n] int32 -> [tokens, heads * v].
         """
         (heads,) = packed.heads
         tokens = len(q)
-        queries = pad(self.queries(packed, q).flatten(0, 1), cache.shape[-1])  # [up(tokens * heads), ...]
+        queries = self.queries(packed, q).flatten(0, 1)
+        queries = pad(queries, queries.shape[-1])  # [up(tokens * heads), latent + rope]
         visible = torch.arange(first + 1, first + tokens + 1).repeat_interleave(heads.count)
         visible = F.pad(visible, (0, len(queries) - len(visible)), value=first + tokens)
-        attended = _attend(queries[None], cache, pages[None], visible[None], heads.latent)[0]
+        attended = _attend(queries[None], cache, pages[None], visible[None], heads.row)[0]
         return self.values(packed, attended[: tokens * heads.count].view(tokens, heads.count, -1))
 
 
-def _attend(queries: Tensor, cache: Tensor, table: Tensor, visible: Tensor, latent: int) -> Tensor:
+def _attend(queries: Tensor, cache: Tensor, table: Tensor, visible: Tensor, row: CacheRow) -> Tensor:
     """Softmax over the visible keys, times their latents.
 
     queries: [rows, m, latent + rope], m a multiple of 8; table: [rows, max_pages]; visible: [rows, m], how
@@ -98,7 +101,7 @@ def _attend(queries: Tensor, cache: Tensor, table: Tensor, visible: Tensor, late
     block_pages = max(1, BLOCK_KEYS // page_size)
     block = block_pages * page_size
     contexts = visible[:, -1]  # [rows] keys of each row
-    state = _State.empty(queries.shape[0], queries.shape[1], latent)
+    state = _State.empty(queries.shape[0], queries.shape[1], row.latent)
     for begin in range(0, int(contexts.max()), block):
         first_page = begin // page_size
         pages = table[:, first_page : first_page + block_pages]
@@ -110,14 +113,15 @@ def _attend(queries: Tensor, cache: Tensor, table: Tensor, visible: Tensor, late
             pages, part = pages[rows], state.rows(rows)
         part = part.tail(start)
         q, sees = (queries, visible) if rows is None else (queries[rows], visible[rows])
-        part.fold(q[:, start:], _gather(cache, pages, block_pages), sees[:, start:] - begin)
+        keys = row.decode(_gather(cache, pages, block_pages), q.dtype)
+        part.fold(q[:, start:], keys, sees[:, start:] - begin)
         if rows is not None:
             state.put(rows, part)
     return state.output.div_(state.total)
 
 
 def _gather(cache: Tensor, pages: Tensor, block_pages: int) -> Tensor:
-    """[rows, block, latent + rope] of these pages; page 0 stands in where a table ends."""
+    """[rows, block, width of a row] of these pages; page 0 stands in where a table ends."""
     pages = F.pad(pages, (0, block_pages - pages.shape[1]))
     return cache.index_select(0, pages.flatten()).view(len(pages), -1, cache.shape[-1])
 
@@ -167,7 +171,10 @@ class TorchKvAppend(TorchKernel):
     operator = "kv_append"
     formats = ("none",)
 
-    def run(self, packed: None, latent: Tensor, rope: Tensor, cache: Tensor, slots: Tensor) -> Tensor:
+    def pack(self, row: CacheRow) -> CacheRow:
+        return row
+
+    def run(self, packed: CacheRow, latent: Tensor, rope: Tensor, cache: Tensor, slots: Tensor) -> Tensor:
         """latent: [tokens, kv_lora_rank]; rope: [tokens, rope]; slots: [tokens] -> ``cache``, written."""
-        cache.view(-1, cache.shape[-1]).index_copy_(0, slots, torch.cat([latent, rope], dim=-1))
+        cache.view(-1, packed.width).index_copy_(0, slots, packed.encode(latent, rope))
         return cache

@@ -35,7 +35,7 @@ Fault check(const Call& call, const Span& span) {
 // As many spans at once as fit; a span longer than that in pieces (a row's bits do not depend on either).
 template <class A, class In>
 void run(const Call& call, const std::vector<Span>& spans) {
-  const Inputs<In> in{static_cast<const In*>(call.q), call.q_token,  call.q_head, static_cast<const In*>(call.cache),
+  const Inputs<In> in{static_cast<const In*>(call.q), call.q_token,  call.q_head, static_cast<const char*>(call.cache),
                       static_cast<int>(call.page_size), static_cast<In*>(call.out)};
   Mla<A, In> mla(call.pool, call.weights, in);
   const int most = mla.most_tokens();

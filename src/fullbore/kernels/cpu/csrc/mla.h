@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "cache_row.h"
 #include "pool.h"
-#include "rows.h"
 #include "softmax_blocks.h"
 #include "workspace.h"
 
@@ -23,7 +23,8 @@ struct MlaWeights {
   const void* key;    // [heads][latent / kPanel][nope / P][kPanel][P]
   const void* value;  // [heads][v / kPanel][latent / P][kPanel][P], latents in the order of A::columns
   int32_t heads, nope, rope, v, latent;
-  float scale;  // of the softmax
+  int32_t kv_bits;  // as in CacheRow
+  float scale;      // of the softmax
 };
 
 // One request's new tokens: it has `first` keys before them.
@@ -36,7 +37,7 @@ template <class In>
 struct Inputs {
   const In* q;  // rows of heads of nope + rope values
   int64_t q_token, q_head;
-  const In* cache;  // [pages][page_size][latent + rope]
+  const char* cache;  // [pages][page_size] rows
   int page_size;
   In* out;  // [tokens][heads * v]
 };
@@ -61,7 +62,9 @@ class Mla {
   Mla(Pool& pool, const MlaWeights& w, const Inputs<In>& in)
       : pool_(pool), w_(w), in_(in), heads_(up(w.heads, kGroup)), width_(w.latent + w.rope),
         values_(up(w.latent, kValueStep)), pitch_(up(std::max(width_, up(w.latent, kPanel)), kPanel)),
-        direct_(std::is_same_v<In, T> && width_ % P == 0 && w.latent % kValueStep == 0) {}
+        cached_{w.latent, w.rope, w.kv_bits}, cached_bytes_(cached_.template bytes<In>()),
+        direct_(std::is_same_v<In, T> && cached_.template as_activations<In>() && width_ % P == 0 &&
+                w.latent % kValueStep == 0) {}
 
   // Tokens at once: their rows stay within some tens of megabytes.
   int most_tokens() const { return std::max<int64_t>(1, (96 << 20) / (int64_t{heads_} * pitch_ * sizeof(T))); }
@@ -286,20 +289,20 @@ class Mla {
     }
   }
 
-  // The rows of a block's keys, as they lie in the cache or copied; returns how many there are.
+  // The rows of a block's keys, as they lie in the cache or decoded; returns how many there are.
   int point(const Tile& tile, int begin, const Bench& b, const T** keys) const {
     const int n = std::min(kKeys, tile.keys() - begin);
     for (int i = 0; i < n;) {
       const int page = (begin + i) / in_.page_size, offset = begin + i - page * in_.page_size;
-      const In* from = in_.cache + (int64_t{tile.pages[page]} * in_.page_size + offset) * width_;
-      for (const int end = std::min(n, i + in_.page_size - offset); i < end; ++i, from += width_) {
-        if constexpr (std::is_same_v<In, T>) {
-          keys[i] = from;
-          if (direct_) continue;
+      const char* from = in_.cache + (int64_t{tile.pages[page]} * in_.page_size + offset) * cached_bytes_;
+      for (const int end = std::min(n, i + in_.page_size - offset); i < end; ++i, from += cached_bytes_) {
+        if (direct_) {
+          keys[i] = reinterpret_cast<const T*>(from);
+          continue;
         }
         T* const copy = b.copies + i * pitch_;
         keys[i] = copy;
-        convert(from, copy, width_);
+        cached_.template decode<In>(from, copy);
         for (int k = width_; k < pitch_; ++k) copy[k] = T{};
       }
     }
@@ -321,7 +324,9 @@ class Mla {
   const MlaWeights& w_;
   const Inputs<In>& in_;
   const int heads_, width_, values_, pitch_;
-  const bool direct_;
+  const CacheRow cached_;
+  const int64_t cached_bytes_;
+  const bool direct_;  // keys are multiplied as they lie in the cache
   std::vector<Tile> tiles_;
   T* rows_ = nullptr;
 };

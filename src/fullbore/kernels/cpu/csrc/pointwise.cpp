@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "api.h"
+#include "cache_row.h"
 #include "pool.h"
 #include "rows.h"
 #include "vec.h"
@@ -95,6 +96,16 @@ void rope(Pool& pool, const void* x, int64_t x_token, int64_t x_head, const floa
   });
 }
 
+template <class In>
+void kv_append(Pool& pool, const CacheRow& row, const void* latent, int64_t latent_row, const void* rope,
+               int64_t rope_row, char* cache, const int64_t* slots, int tokens) {
+  const int64_t bytes = row.bytes<In>();
+  each_row(pool, tokens, bytes, [&](int token) {
+    row.encode(static_cast<const In*>(latent) + token * latent_row, static_cast<const In*>(rope) + token * rope_row,
+               cache + slots[token] * bytes);
+  });
+}
+
 }  // namespace
 }  // namespace fullbore
 
@@ -113,17 +124,14 @@ FB_API void fb_rope(Pool* pool, int64_t is_bf16, const void* x, int64_t x_token,
   (is_bf16 ? rope<bf16> : rope<float>)(*pool, x, x_token, x_head, cos, sin, tokens, heads, width, pairs, out);
 }
 
-// Sizes and strides in bytes. cache: [slot_count][latent_bytes + rope_bytes]; nothing is written, and 1 returned,
-// where a slot is none of the cache's.
-FB_API int fb_kv_append(Pool* pool, const char* latent, int64_t latent_row, int64_t latent_bytes, const char* rope,
-                        int64_t rope_row, int64_t rope_bytes, char* cache, int64_t slot_count, const int64_t* slots,
-                        int64_t tokens) {
+// latent, rope: rows of so many values; kv_bits: as in CacheRow; cache: [slot_count] rows. Nothing is written, and 1
+// returned, where a slot is none of the cache's.
+FB_API int fb_kv_append(Pool* pool, int64_t is_bf16, int64_t kv_bits, const void* latent, int64_t latent_row,
+                        int64_t latent_width, const void* rope, int64_t rope_row, int64_t rope_width, char* cache,
+                        int64_t slot_count, const int64_t* slots, int64_t tokens) {
   for (int64_t row = 0; row < tokens; ++row)
     if (slots[row] < 0 || slots[row] >= slot_count) return 1;
-  const int64_t width = latent_bytes + rope_bytes;
-  each_row(*pool, tokens, width, [&](int row) {
-    memcpy(cache + slots[row] * width, latent + row * latent_row, latent_bytes);
-    memcpy(cache + slots[row] * width + latent_bytes, rope + row * rope_row, rope_bytes);
-  });
+  const CacheRow row{static_cast<int>(latent_width), static_cast<int>(rope_width), static_cast<int>(kv_bits)};
+  (is_bf16 ? kv_append<bf16> : kv_append<float>)(*pool, row, latent, latent_row, rope, rope_row, cache, slots, tokens);
   return 0;
 }
