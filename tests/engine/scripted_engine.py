@@ -51,7 +51,7 @@ def main() -> None:
         6000, 4, options.max_num_seqs, options.max_num_batched_tokens, options.max_queued, 20_000, ()
     )
     runner = FakeRunner(float(words.get("step_s", "0.002")))
-    wire.send(Ready(VOCAB, 20_000, 4, 6000, [], "scripted"))
+    wire.send(Ready(VOCAB, 20_000, 4, 6000, [], "scripted", "bfloat16", 64))
     loop = Loop(policy, runner, wire, VOCAB)
     signal.signal(signal.SIGTERM, lambda _signal, _frame: loop.drain())
     loop.run()

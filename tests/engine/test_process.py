@@ -133,6 +133,25 @@ def test_a_start_shows_progress_and_then_is_ready(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "told", "bytes"),
+    [
+        ("auto", "float32", 2 * 32 * 4),
+        ("bf16", "bfloat16", 2 * 32 * 2),
+        ("fp8_e4m3", "fp8", 2 * (24 + 4 + 16)),
+    ],
+)
+def test_a_smaller_type_holds_more_tokens_in_the_same_memory(
+    checkpoint: Path, given: str, told: str, bytes: int
+) -> None:
+    listener = Listener()
+    process._build(options_for(checkpoint, 60, kv_cache_dtype=given), listener)  # type: ignore[arg-type]
+    ready = listener.reports[-1]
+    assert isinstance(ready, Ready)
+    assert (ready.kv_cache_dtype, ready.kv_bytes_per_token) == (told, bytes)
+    assert ready.pages == int(60.5 * 2 * 32 * 4 // bytes)
+
+
+@pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
         ({"model": "/nonexistent/model"}, CheckpointError, "/nonexistent/model"),
@@ -141,6 +160,7 @@ def test_a_start_shows_progress_and_then_is_ready(checkpoint: Path) -> None:
         ({"max_model_len": 1000}, UsageError, "--max-model-len 1000"),
         ({"max_model_len": 200}, CapacityError, "--max-model-len"),
         ({"dtype": "int3"}, UsageError, "int3"),
+        ({"kv_cache_dtype": "fp4"}, UsageError, "--kv-cache-dtype fp4.*auto, bf16, fp8"),
         ({"max_num_batched_tokens": 1}, UsageError, "max-num-batched-tokens"),
     ],
 )

@@ -21,9 +21,11 @@ from fullbore.model.load import load_model
 PAGE = 4
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> DeepseekV3:
-    return load_model(write_checkpoint(tmp_path_factory.mktemp("tiny")), "float32")
+@pytest.fixture(scope="module", params=["auto", "fp8"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DeepseekV3:
+    """With a cache in the compute type, and one in FP8: all promises are the same."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("tiny"))
+    return load_model(folder, "float32", kv_cache_dtype=request.param)
 
 
 def answer_all(
@@ -133,7 +135,8 @@ def test_corrupt_latents_of_one_request_stay_with_it(model: DeepseekV3) -> None:
     healthy.launch(step)
     runner.launch(step)
     for layer in runner._cache:
-        layer[[0, 1, 10]] = float("nan")  # request 0, which has the page that page tables are padded with
+        nan = 0xFF if layer.dtype is torch.uint8 else float("nan")
+        layer[[0, 1, 10]] = nan  # request 0, which has the page that page tables are padded with
     later = decode_of(step, 2)
     expected, found = healthy.launch(later).sampled(), runner.launch(later).sampled()
     assert found[0].error == NOT_FINITE

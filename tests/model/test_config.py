@@ -141,7 +141,7 @@ def test_the_671b_model() -> None:
     assert sum(spec.elements for spec in main) == count_parameters(config).main == 671_026_419_200
     assert round(sum(spec.elements * values[spec.kind] for spec in main) / 1e9, 2) == 672.99
     assert round(count_parameters(config).active / 1e9, 2) == 37.55
-    assert config.kv_bytes_per_token(2) == 70_272
+    assert config.num_hidden_layers * config.latent_dim == 35_136
     assert config.softmax_scale == pytest.approx(0.1352338, abs=1e-7)
     assert config.rope.cos_sin_scale == 1.0
     whole = sum(spec.elements * values[spec.kind] for spec in specs.values()) + 4 * sum(scales)

@@ -46,7 +46,8 @@ def test_the_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown["tensor_bytes"] == sum(t.nbytes for t in tensors.values())
     fp8 = sum(t.nbytes for name, t in tensors.items() if name.endswith("_scale_inv") or t.itemsize == 1)
     assert shown["tensor_bytes_by_format"]["fp8_block"] == fp8
-    assert shown["kv_bytes_per_token"] == {"bf16": 2 * (32 + 16) * 2, "fp32": 2 * (32 + 16) * 4}
+    fp8 = 2 * (32 + 4 + 16 * 2)
+    assert shown["kv_bytes_per_token"] == {"fp8": fp8, "bf16": 2 * (32 + 16) * 2, "fp32": 2 * (32 + 16) * 4}
     assert (shown["layers"], shown["layers_dense"], shown["mtp_layers"]) == (2, 1, 1)
     assert (shown["tokenizer_ids"], shown["vocab_size"], shown["context_tokens"]) == (300, 300, 4096)
 
@@ -54,7 +55,12 @@ def test_the_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_figures_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = inspect(folder, capsys)
     assert code == 0
-    for words in ("1 MTP layer", "2 (1 dense, 1 with experts)", "192 bytes per token", "4,096 tokens"):
+    for words in (
+        "1 MTP layer",
+        "2 (1 dense, 1 with experts)",
+        "192 bytes per token in bf16, 136 in fp8",
+        "4,096 tokens",
+    ):
         assert words in out
 
 

@@ -24,9 +24,9 @@ from fullbore.model.load import build
 from fullbore.model.rotary import Rotary, inverse_frequencies
 
 
-def model_of(dtype: str = "float32", fp8: bool = False, **changes: Any) -> DeepseekV3:
+def model_of(dtype: str = "float32", fp8: bool = False, kv_bits: int = 0, **changes: Any) -> DeepseekV3:
     config = small_config(**changes)
-    return build(config, DictSource(config, random_weights(config, 3), fp8), dtype)
+    return build(config, DictSource(config, random_weights(config, 3), fp8), dtype, kv_bits=kv_bits)
 
 
 MODELS = {
@@ -34,6 +34,8 @@ MODELS = {
     "ragged": model_of(
         q_lora_rank=None, hidden_size=52, num_attention_heads=3, v_head_dim=7, kv_lora_rank=20
     ),
+    "fp8 cache": model_of(kv_bits=8, kv_lora_rank=140, rope=YARN),
+    "bf16 cache": model_of(kv_bits=16),
     "fp8, tied": model_of(fp8=True, quantised=True, tie_word_embeddings=True, hidden_size=136),
 }
 sequences = st.lists(st.lists(st.integers(0, 100), min_size=1, max_size=40), min_size=1, max_size=6)
@@ -134,5 +136,23 @@ def test_the_attention_scale_of_the_published_model() -> None:
 
 @pytest.mark.parametrize("page_size", [1, 7, 16])
 def test_cache_shape(page_size: int) -> None:
-    cache = MODELS["lora, yarn"].new_cache(5, page_size)
-    assert [tuple(layer.shape) for layer in cache] == [(5, page_size, 40)] * 3
+    for name, width in (("lora, yarn", 40), ("bf16 cache", 40), ("fp8 cache", 140 + 2 * 4 + 2 * 8)):
+        cache = MODELS[name].new_cache(5, page_size)
+        assert [tuple(layer.shape) for layer in cache] == [(5, page_size, width)] * 3
+
+
+def test_a_coarser_cache_costs_little_and_something() -> None:
+    """Of a dense model: where a token changes experts for a rounding, its logits are others altogether."""
+    tokens = [[(7 * place) % 101 for place in range(40)]]
+    (exact,), (half,), (fp8,) = (
+        PagedRun(model_of(kv_bits=bits, first_k_dense_replace=3), tokens, 4, seed=1).finish([[40]])
+        for bits in (0, 16, 8)
+    )
+    assert 0 < relative_error(half, exact) < 0.03
+    assert relative_error(half, exact) < relative_error(fp8, exact) < 0.2
+
+
+def test_mtp_has_a_cache_of_the_models_kind() -> None:
+    model = model_of(kv_bits=8, num_nextn_predict_layers=1)
+    assert model.mtp[0].new_cache(3, 4).shape == model.new_cache(3, 4)[0].shape
+    assert model.mtp[0].new_cache(3, 4).dtype is torch.uint8

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from fullbore.engine.messages import Stats
+from fullbore.engine.messages import Ready, Stats
 from fullbore.server.metrics import ServerMetrics
 
 # As dashboards and autoscalers ask for them.
@@ -53,6 +53,15 @@ def test_the_names_of_the_field_are_there() -> None:
     names = {key.split(",")[0] for key in read(ServerMetrics("demo"))}
     assert {f"fullbore:{name}" for name in NAMES} <= names
     assert all(name.startswith("fullbore:") for name in names)
+
+
+def test_the_cache_is_told_in_labels() -> None:
+    metrics = ServerMetrics("demo")
+    metrics.cache(Ready(300, 256, 16, 1000, [1], "print", "fp8", 656))
+    labels = "bytes_per_token=656,cache_dtype=fp8,block_size=16,num_blocks=1000"
+    (found,) = [key for key in read(metrics) if key.startswith("fullbore:cache_config_info")]
+    assert set(found.split(",")[1:]) == set(labels.split(","))
+    assert read(metrics)[found] == 1
 
 
 def test_every_sample_names_the_model() -> None:

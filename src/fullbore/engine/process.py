@@ -124,12 +124,13 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
         options.scenario, options.concurrency, options.threads, options.max_num_batched_tokens
     )
     tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, free_memory_bytes())
-    model = load_model(folder, options.dtype, progress, tuned)
+    model = load_model(folder, options.dtype, progress, tuned, options.kv_cache_dtype)
     for line in shortfalls(model.selection):
         _log.warning("%s", line)
     config = model.config
     # Of one token, as a page of any size that was asked for may be more than there is.
-    bytes_per_page = options.page_size * sum(layer.nbytes for layer in model.new_cache(1, 1))
+    token_bytes = sum(layer.nbytes for layer in model.new_cache(1, 1))
+    bytes_per_page = options.page_size * token_bytes
     sizes = size_cache(options, config.max_position_embeddings, bytes_per_page, free_memory_bytes())
     scheduler = Scheduler(
         pages=sizes.pages,
@@ -151,6 +152,10 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             pages=sizes.pages,
             eos_token_ids=list(config.eos_token_ids),
             fingerprint=fingerprint(folder),
+            kv_cache_dtype="fp8"
+            if model.row.bits == 8
+            else str(model.row.type(model.dtype)).removeprefix("torch."),
+            kv_bytes_per_token=token_bytes,
         )
     )
     return Loop(scheduler, runner, wire, config.vocab_size)

@@ -125,9 +125,6 @@ class ModelConfig:
     def is_moe(self, layer: int) -> bool:
         return layer >= self.first_k_dense_replace
 
-    def kv_bytes_per_token(self, bytes_per_value: int) -> int:
-        return self.num_hidden_layers * self.latent_dim * bytes_per_value
-
 
 def load_config(folder: Path) -> ModelConfig:
     """Reads ``config.json``, and ``generation_config.json`` for further end tokens where it exists.

@@ -14,6 +14,7 @@ from fullbore.model.config import ModelConfig
 from fullbore.model.parts import Experts, Parts, ffn_weights
 from fullbore.model.rotary import Rotary
 from fullbore.ops.attention import Heads
+from fullbore.ops.cache import CacheRow
 from fullbore.ops.contract import DTYPES
 from fullbore.ops.route import Routing
 from fullbore.ops.selection import Selection
@@ -29,7 +30,7 @@ Angles = tuple[Tensor, Tensor]  # cos, sin: [T, qk_rope_head_dim / 2]
 class Attention:
     """Multi-head latent attention (section 2.1.1)."""
 
-    def __init__(self, config: ModelConfig, parts: Parts, prefix: str) -> None:
+    def __init__(self, config: ModelConfig, parts: Parts, prefix: str, row: CacheRow) -> None:
         c = config
         self.heads, self.qk_head_dim = c.num_attention_heads, c.qk_head_dim
         self.latent = c.kv_lora_rank
@@ -44,7 +45,7 @@ class Attention:
         self.kv_a = parts.bind("linear", parts.weight(prefix + "kv_a_proj_with_mqa.weight"))
         self.kv_norm = parts.bind("rms_norm", parts.tensor(prefix + "kv_a_layernorm.weight"), LATENT_EPS)
         self.rope = parts.bind("rope")
-        self.kv_append = parts.bind("kv_append")
+        self.kv_append = parts.bind("kv_append", row)
         heads = Heads(
             c.num_attention_heads,
             c.qk_nope_head_dim,
@@ -52,13 +53,14 @@ class Attention:
             c.v_head_dim,
             c.kv_lora_rank,
             c.softmax_scale,
+            row.bits,
         )
         kv_b = parts.weight(prefix + "kv_b_proj.weight")
         self.decode, self.prefill = parts.bind_all(("mla_decode", "mla_prefill"), kv_b, heads)
         self.o = parts.bind("linear", parts.weight(prefix + "o_proj.weight"))
 
     def __call__(self, x: Tensor, batch: Batch, angles: Angles, cache: Tensor) -> Tensor:
-        """x: [T, hidden]; cache: [pages, page_size, latent_dim], this layer's -> [T, hidden]."""
+        """x: [T, hidden]; cache: [pages, page_size, width of a row], this layer's -> [T, hidden]."""
         q = x
         for part in self.queries:
             q = part(q)
@@ -100,11 +102,11 @@ class MixtureOfExperts:
 class Layer:
     """Attention and feed-forward, each normalised before and added to the residual stream."""
 
-    def __init__(self, config: ModelConfig, parts: Parts, index: int) -> None:
+    def __init__(self, config: ModelConfig, parts: Parts, index: int, row: CacheRow) -> None:
         prefix = f"model.layers.{index}."
         eps = config.rms_norm_eps
         self.input_norm = parts.bind("rms_norm", parts.tensor(prefix + "input_layernorm.weight"), eps)
-        self.attention = Attention(config, parts, prefix + "self_attn.")
+        self.attention = Attention(config, parts, prefix + "self_attn.", row)
         self.ffn_norm = parts.bind("rms_norm", parts.tensor(prefix + "post_attention_layernorm.weight"), eps)
         self.ffn = (
             MixtureOfExperts(config, parts, prefix + "mlp.")
@@ -119,13 +121,15 @@ class Layer:
 
 
 class DeepseekV3:
-    """The main model. ``bytes``: size of its packed weights, the MTP layers' included."""
+    """The main model. ``bytes``: size of its packed weights, the MTP layers' included. ``row``: a token in a
+    layer's cache."""
 
     mtp: "tuple[MultiTokenPredictor, ...]" = ()
     selection: Selection  # which kernel does what, and why
 
-    def __init__(self, config: ModelConfig, parts: Parts, dtype: str) -> None:
+    def __init__(self, config: ModelConfig, parts: Parts, dtype: str, kv_bits: int = 0) -> None:
         self.config, self.dtype = config, DTYPES[dtype]
+        self.row = CacheRow(config.kv_lora_rank, config.qk_rope_head_dim, kv_bits)
         embedding = parts.weight("model.embed_tokens.weight")
         if config.tie_word_embeddings:
             self.embed, self.head = parts.bind_all(("embed", "linear"), embedding)
@@ -133,18 +137,14 @@ class DeepseekV3:
             self.embed = parts.bind("embed", embedding)
             self.head = parts.bind("linear", parts.weight("lm_head.weight"))
         self.rotary = Rotary(config.rope, config.qk_rope_head_dim)
-        self.layers = [Layer(config, parts, index) for index in range(config.num_hidden_layers)]
+        self.layers = [Layer(config, parts, index, self.row) for index in range(config.num_hidden_layers)]
         self.norm = parts.bind("rms_norm", parts.tensor("model.norm.weight"), config.rms_norm_eps)
         self.greedy = parts.bind("greedy", config.vocab_size)  # logits [R, vocab] -> tokens [R]
         self.bytes = parts.bytes
 
     def new_cache(self, pages: int, page_size: int) -> tuple[Tensor, ...]:
-        """An empty cache: for each layer [pages, page_size, latent_dim] in the compute type.
-
-        Not filled: no kernel looks at a row that was not written, and to touch gigabytes takes seconds.
-        """
-        shape = pages, page_size, self.config.latent_dim
-        return tuple(torch.empty(shape, dtype=self.dtype) for _ in self.layers)
+        """An empty cache: for each layer [pages, page_size, width of a row]."""
+        return tuple(self.row.empty(pages, page_size, self.dtype) for _ in self.layers)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: tuple[Tensor, ...]) -> Tensor:

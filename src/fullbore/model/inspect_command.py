@@ -15,9 +15,10 @@ from fullbore.model.locate import locate
 from fullbore.model.progress import ByteBar
 from fullbore.model.specs import count_parameters
 from fullbore.model.verify import VerifiedFile, bytes_to_verify, verify
+from fullbore.ops.cache import CacheRow
 
 _TOKENIZER_LIMIT = 256 << 20  # bytes
-_CACHE_BYTES = {"bf16": 2, "fp32": 4}
+_CACHES = {"fp8": 8, "bf16": 16, "fp32": 0}  # bits of a latent, in ``CacheRow``'s words
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -79,8 +80,14 @@ def summarise(checkpoint: Checkpoint) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "tokenizer_ids": _tokenizer_ids(checkpoint.folder, config),
         "context_tokens": config.max_position_embeddings,
-        "kv_bytes_per_token": {name: config.kv_bytes_per_token(size) for name, size in _CACHE_BYTES.items()},
+        "kv_bytes_per_token": {name: _cache_bytes(config, bits) for name, bits in _CACHES.items()},
     }
+
+
+def _cache_bytes(config: ModelConfig, bits: int) -> int:
+    """Of a token in all layers, where what is not otherwise said is float32."""
+    row = CacheRow(config.kv_lora_rank, config.qk_rope_head_dim, bits)
+    return config.num_hidden_layers * row.bytes("float32")
 
 
 def _tokenizer_ids(folder: Path, config: ModelConfig) -> int | None:
@@ -108,7 +115,7 @@ def _lines(config: ModelConfig, summary: dict[str, Any]) -> Iterator[str]:
     moe = summary["layers"] - summary["layers_dense"]
     mtp = summary["mtp_layers"]
     kv = summary["kv_bytes_per_token"]
-    full = kv["bf16"] * summary["context_tokens"]
+    full = {name: _bytes(kv[name] * summary["context_tokens"]) for name in ("bf16", "fp8")}
     formats = ", ".join(f"{name} {_bytes(size)}" for name, size in summary["tensor_bytes_by_format"].items())
     ids, files = summary["tokenizer_ids"], _plural(len(summary["files"]), "file")
     active = _count(summary["parameters_active_per_token"])
@@ -124,7 +131,8 @@ def _lines(config: ModelConfig, summary: dict[str, Any]) -> Iterator[str]:
         "attention": f"{_plural(config.num_attention_heads, 'head')}, latent {config.kv_lora_rank} + "
         f"{config.qk_rope_head_dim} rotary",
         "context": f"{summary['context_tokens']:,} tokens",
-        "kv cache": f"{kv['bf16']:,} bytes per token in bf16; {_bytes(full)} for a full context",
+        "kv cache": f"{kv['bf16']:,} bytes per token in bf16, {kv['fp8']:,} in fp8; "
+        f"{full['bf16']} and {full['fp8']} for a full context",
         "tokenizer": f"{ids:,} ids for {config.vocab_size:,} rows"
         if ids
         else "none (serving needs tokenizer.json)",

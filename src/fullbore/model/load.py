@@ -25,6 +25,7 @@ from fullbore.ops.demand import Workload
 from fullbore.ops.formats import Weight
 from fullbore.ops.registry import Registry
 from fullbore.ops.selection import Selection, select
+from fullbore.ops.setting import kv_bits
 
 GIB = 1 << 30
 
@@ -42,17 +43,20 @@ def load_model(
     dtype: str = "auto",
     progress: Progress | None = None,
     selector: Selector = in_registry_order,
+    kv_cache_dtype: str = "auto",
 ) -> DeepseekV3:
-    """The model in ``folder``, with every kernel selected. ``dtype``: float32, bfloat16 or auto.
+    """The model in ``folder``, with every kernel selected. ``dtype``: float32, bfloat16 or auto;
+    ``kv_cache_dtype``: one of ``ops.setting.KV_CACHE_DTYPES``.
 
     ``progress(done, total)`` is called with bytes of the checkpoint; the last call has done == total.
     Before any weight is read: ConfigError or CheckpointError where the folder holds no such model,
     CapacityError where it cannot fit.
     """
     chosen = compute_type(dtype)
+    bits = kv_bits(kv_cache_dtype, chosen)
     checkpoint = Checkpoint.open(folder, load_config(folder))
     _refuse_too_large(folder, checkpoint.total_bytes, free_memory_bytes())
-    return build(checkpoint.config, checkpoint, chosen, progress=progress, selector=selector)
+    return build(checkpoint.config, checkpoint, chosen, progress=progress, selector=selector, kv_bits=bits)
 
 
 def _refuse_too_large(folder: Path, stored: int, free: int) -> None:
@@ -78,11 +82,12 @@ def build(
     registry: Registry = CATALOGUE,
     progress: Progress | None = None,
     selector: Selector = in_registry_order,
+    kv_bits: int = 0,
 ) -> DeepseekV3:
-    """The model of ``config`` with weights from ``source``."""
-    selection = selector(workload(config, source, dtype), registry, dtype)
+    """The model of ``config`` with weights from ``source`` and a cache of ``kv_bits`` (``CacheRow``)."""
+    selection = selector(workload(config, source, dtype, kv_bits), registry, dtype)
     loader = _Loader(source, selection, progress)
-    model = assemble(config, loader, dtype)
+    model = assemble(config, loader, dtype, kv_bits)
     model.selection = selection
     if progress:
         progress(source.total_bytes, source.total_bytes)

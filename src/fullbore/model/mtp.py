@@ -22,12 +22,12 @@ class MultiTokenPredictor:
         self.embedding_norm = parts.bind("rms_norm", parts.tensor(prefix + "enorm.weight"), eps)
         self.hidden_norm = parts.bind("rms_norm", parts.tensor(prefix + "hnorm.weight"), eps)
         self.join = parts.bind("linear", parts.weight(prefix + "eh_proj.weight"))
-        self.layer = Layer(config, parts, number)
+        self.layer = Layer(config, parts, number, model.row)
         self.norm = parts.bind("rms_norm", parts.tensor(prefix + "shared_head.norm.weight"), eps)
 
     def new_cache(self, pages: int, page_size: int) -> Tensor:
-        """This layer's own cache: [pages, page_size, latent_dim]."""
-        return torch.empty(pages, page_size, self.model.config.latent_dim, dtype=self.model.dtype)
+        """This layer's own cache: [pages, page_size, width of a row]."""
+        return self.model.row.empty(pages, page_size, self.model.dtype)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, hidden: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,10 +30,10 @@ class Source(Protocol):
     def total_bytes(self) -> int: ...
 
 
-def workload(config: ModelConfig, source: Source, dtype: str) -> Workload:
-    """The jobs of the network with weights from ``source``, computing in ``dtype``."""
+def workload(config: ModelConfig, source: Source, dtype: str, kv_bits: int = 0) -> Workload:
+    """The jobs of the network with weights from ``source``, computing in ``dtype``, with such a cache."""
     recorder = _Recorder(source, dtype)
-    assemble(config, recorder, dtype)
+    assemble(config, recorder, dtype, kv_bits)
     jobs = {job for group in recorder.groups for job in group}
     heads = {job for job in jobs if _sees_sampled_rows(job, config.vocab_size)}
     return Workload(MappingProxyType(recorder.groups), _sizes(config), frozenset(heads), source.total_bytes)
@@ -43,9 +43,9 @@ def _sees_sampled_rows(job: Job, vocab: int) -> bool:
     return job.operator == "greedy" or (job.operator == "linear" and dict(job.shape)["out"] == vocab)
 
 
-def assemble(config: ModelConfig, parts: Parts, dtype: str) -> DeepseekV3:
-    """The network of ``config``, its MTP layers included."""
-    model = DeepseekV3(config, parts, dtype)
+def assemble(config: ModelConfig, parts: Parts, dtype: str, kv_bits: int = 0) -> DeepseekV3:
+    """The network of ``config``, its MTP layers included. ``kv_bits``: of a latent in the cache."""
+    model = DeepseekV3(config, parts, dtype, kv_bits)
     layers = range(config.num_nextn_predict_layers)
     model.mtp = tuple(MultiTokenPredictor(model, parts, index) for index in layers)
     model.bytes = parts.bytes

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from fullbore.errors import UsageError
 from fullbore.hardware.fingerprint import machine_fingerprint
 from fullbore.hardware.limits import usable_cores
 from fullbore.ops.sources import source_code
@@ -11,6 +12,8 @@ from fullbore.ops.store import Store, default_folder
 from fullbore.scenario.mix import Mix, step_mix
 from fullbore.scenario.scenario import load_scenario
 
+# What ``--kv-cache-dtype`` takes: bits of a latent, 0 for the compute type.
+KV_CACHE_DTYPES = {"auto": 0, "bf16": 16, "fp8": 8, "bfloat16": 16, "fp8_e4m3": 8}
 MOST_SEQUENCES = 64  # of one step, unless the server is told otherwise
 
 
@@ -24,9 +27,9 @@ class Setting:
     mix: Mix
     store: Store
 
-    def covers(self, folder: Path, dtype: str) -> bool:
+    def covers(self, folder: Path, dtype: str, kv_bits: int = 0) -> bool:
         """Whether all kernels of the model in ``folder`` were measured here with the present code."""
-        return self.store.load().covers(model_digest(folder), source_code(), dtype)
+        return self.store.load().covers(model_digest(folder, kv_bits), source_code(), dtype)
 
     @staticmethod
     def of(scenario: str, concurrency: int = 0, threads: int = 0, most_tokens: int = 512) -> "Setting":
@@ -41,6 +44,17 @@ class Setting:
         return Setting(loaded.name, in_flight, threads, step_mix(loaded, in_flight, most_tokens), store)
 
 
-def model_digest(folder: Path) -> str:
-    """Of a model's shapes and formats, which its config.json decides."""
-    return hashlib.blake2b((folder / "config.json").read_bytes(), digest_size=8).hexdigest()
+def model_digest(folder: Path, kv_bits: int = 0) -> str:
+    """Of a model's shapes and formats, which its config.json decides, and its cache's (``kv_bits``)."""
+    told = (folder / "config.json").read_bytes() + (f"kv_bits {kv_bits}".encode() if kv_bits else b"")
+    return hashlib.blake2b(told, digest_size=8).hexdigest()
+
+
+def kv_bits(kv_cache_dtype: str, dtype: str) -> int:
+    """Bits of a latent for what ``--kv-cache-dtype`` says; 0 where they are kept as they are computed."""
+    if kv_cache_dtype not in KV_CACHE_DTYPES:
+        raise UsageError(
+            f"--kv-cache-dtype {kv_cache_dtype} is not known; use one of {', '.join(KV_CACHE_DTYPES)}"
+        )
+    bits = KV_CACHE_DTYPES[kv_cache_dtype]
+    return 0 if (bits, dtype) == (16, "bfloat16") else bits

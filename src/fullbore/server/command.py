@@ -12,6 +12,7 @@ from fullbore.errors import UsageError
 from fullbore.flags import whole_number
 from fullbore.model.config import load_config
 from fullbore.model.locate import locate
+from fullbore.ops.setting import KV_CACHE_DTYPES
 from fullbore.scenario.scenario import load_scenario
 from fullbore.server.auth import Keys
 from fullbore.server.first_tune import MODES, FirstTune
@@ -71,6 +72,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engine("--max-queued-requests", "--max-num-queued-reqs", type=_count, default=1024, metavar="N",
            help="waiting requests, beyond which a new one gets 503 (default: 1024)")  # fmt: skip
     engine("--kv-gb", type=_not_negative, default=0.0, metavar="GIB", help="paged cache (default: chosen)")
+    engine("--kv-cache-dtype", choices=tuple(KV_CACHE_DTYPES), default="auto",
+           help="of the cache; fp8 holds almost twice the tokens (default: auto, as computed)")  # fmt: skip
     engine("--page-size", type=_count, default=16, metavar="TOKENS", help="(default: 16)")
     engine("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     engine("--threads", type=_count, default=0, metavar="N", help="(default: every core)")
@@ -162,6 +165,7 @@ def _engine_options(args: argparse.Namespace, folder: Path) -> EngineOptions:
         model=str(folder),
         dtype=args.dtype,
         max_model_len=args.max_model_len,
+        kv_cache_dtype=args.kv_cache_dtype,
         page_size=args.page_size,
         kv_gb=args.kv_gb,
         max_num_seqs=args.max_num_seqs,

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from fullbore.engine.messages import Stats
+from fullbore.engine.messages import Ready, Stats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX, ALIAS = "fullbore:", "vllm:"
@@ -57,6 +57,12 @@ class ServerMetrics:
         self._usage = self._gauge(
             "kv_cache_usage_perc", "Share of the cache's pages owned by requests, 0 to 1"
         )
+        self._cache = Gauge(
+            PREFIX + "cache_config_info",
+            "The paged cache: type of its values, tokens a page, pages, bytes a token",
+            ("model_name", "cache_dtype", "block_size", "num_blocks", "bytes_per_token"),
+            registry=self._registry,
+        )
         self._counters = {
             "preemptions": self._counter("num_preemptions", "Times that a request gave its pages back"),
             "prefix_queries": self._counter(
@@ -92,6 +98,16 @@ class ServerMetrics:
         self._generated = self._histogram(
             "request_generation_tokens", "Tokens generated for a request", TOKENS
         )
+
+    def cache(self, facts: Ready) -> None:
+        """What kind of cache the engine has, and how large: in labels, as others tell it."""
+        self._cache.labels(
+            self._model,
+            facts.kv_cache_dtype,
+            str(facts.page_size),
+            str(facts.pages),
+            str(facts.kv_bytes_per_token),
+        ).set(1)
 
     def request_started(self, prompt_tokens: int, started_s: float | None = None) -> Timing:
         """A request was accepted; its times count from ``started_s`` on this clock, or from now."""

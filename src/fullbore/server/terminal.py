@@ -57,7 +57,10 @@ class Terminal:
             self._bar.stop()
         facts = engine.ready
         self._say(f"Fullbore {__version__} serves {self._settings.served[0]!r} at {self._url}/v1")
-        self._say(f"  context {facts.max_model_len} tokens, cache {facts.pages * facts.page_size} tokens")
+        self._say(
+            f"  context {facts.max_model_len} tokens, cache {facts.pages * facts.page_size} tokens "
+            f"in {facts.kv_cache_dtype} ({facts.kv_bytes_per_token} bytes a token)"
+        )
         self._say(f"Try it:\n{self._example()}")
 
     def _draining(self, requests: int) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from fullbore.ops.setting import Setting
+from fullbore.ops.setting import KV_CACHE_DTYPES, Setting
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=count, default=0, metavar="N",
         help="requests in flight (default: the scenario's, at most 64)")  # fmt: skip
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    add("--kv-cache-dtype", choices=tuple(KV_CACHE_DTYPES), default="auto",
+        help="of the paged cache (default: auto, as computed)")  # fmt: skip
     add("--threads", type=count, default=0, metavar="N", help="(default: every core)")
     add("--by-tokens", action="store_true",
         help="let kernels differ by a step's tokens (a token's bits then depend on its company)")  # fmt: skip

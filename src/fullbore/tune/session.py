@@ -20,7 +20,7 @@ from fullbore.model.workload import workload
 from fullbore.ops.demand import Workload
 from fullbore.ops.registry import Registry
 from fullbore.ops.selection import Selection
-from fullbore.ops.setting import Setting, model_digest
+from fullbore.ops.setting import Setting, kv_bits, model_digest
 from fullbore.ops.sources import source_code
 from fullbore.ops.times import Covered, Times
 from fullbore.ops.tuned import Tuned, shortfalls
@@ -45,13 +45,14 @@ class Session:
     registry: Registry
 
     @staticmethod
-    def of(model: str, dtype: str, setting: Setting) -> "Session":
+    def of(model: str, dtype: str, setting: Setting, kv_cache_dtype: str = "auto") -> "Session":
         """A model by the name that ``serve`` takes too."""
         torch.set_num_threads(setting.threads)
         config = load_config(folder := locate(model))
         chosen = compute_type(dtype)
-        work = workload(config, Checkpoint.open(folder, config), chosen)
-        return Session(model_digest(folder), chosen, work, setting, setting.store.load(), CATALOGUE)
+        bits = kv_bits(kv_cache_dtype, chosen)
+        work = workload(config, Checkpoint.open(folder, config), chosen, bits)
+        return Session(model_digest(folder, bits), chosen, work, setting, setting.store.load(), CATALOGUE)
 
     def measure(self, thorough: bool, only_choices: bool, again: bool) -> None:
         """What is not in the table yet; or, ``again``, all."""
