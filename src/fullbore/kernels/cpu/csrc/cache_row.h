@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "fp8.h"
 #include "rows.h"
 
 namespace fullbore {
@@ -47,7 +48,6 @@ struct CacheRow {
 
  private:
   typedef uint8_t vb __attribute__((vector_size(W)));
-  typedef int8_t vs __attribute__((vector_size(W)));
 
   template <class In, class T>
   void join(const In* from, const In* key, T* to) const {
@@ -63,6 +63,29 @@ struct CacheRow {
     return static_cast<uint32_t>(std::max(((largest + kBeyond) >> 23) - 8, 127 - 100)) << 23;
   }
 
+  // Signed bytes. In intrinsics, since gcc 12 takes a conversion of vectors apart into bytes.
+  static vi widened(const uint8_t* bytes) {
+#if defined(__AVX512F__)
+    const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+    return reinterpret_cast<vi>(_mm512_maskz_cvtepi8_epi32(0xffff, some));  // masked: gcc 12 warns of the other
+#elif defined(__AVX2__)
+    return reinterpret_cast<vi>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes))));
+#else
+    typedef int8_t vs __attribute__((vector_size(W)));
+    vs signs;
+    memcpy(&signs, bytes, sizeof signs);
+    return __builtin_convertvector(signs, vi);
+#endif
+  }
+
+  static vb narrowed(vu x) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<vb>(_mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(x)));
+#else
+    return __builtin_convertvector(x, vb);
+#endif
+  }
+
   // |x| <= 448 to the nearest code, ties to even.
   static vb code(vf x) {
     const vu all = reinterpret_cast<vu>(x), magnitude = all & 0x7fffffffu;
@@ -71,14 +94,12 @@ struct CacheRow {
     constexpr float kStep = 16384.0f;
     const vu small = reinterpret_cast<vu>(reinterpret_cast<vf>(magnitude) + kStep) - reinterpret_cast<vu>(splat(kStep));
     const vu chosen = reinterpret_cast<vf>(magnitude) < 0x1p-6f ? small : normal;
-    return __builtin_convertvector(((all >> 24) & 0x80u) | (chosen & 0x7fu), vb);
+    return narrowed(((all >> 24) & 0x80u) | (chosen & 0x7fu));
   }
 
   // Sign and magnitude where float32 has them: e4m3's value times 2^-120, its subnormals included.
   static vf value(const uint8_t* codes) {
-    vs s;
-    memcpy(&s, codes, sizeof s);
-    const vi wide = __builtin_convertvector(s, vi);
+    const vi wide = widened(codes);
     return reinterpret_cast<vf>((wide << 20) & static_cast<int32_t>(0x87f00000)) * 0x1p120f;
   }
 
@@ -113,21 +134,43 @@ struct CacheRow {
   void decode_fp8(const char* from, T* to) const {
     const char* const factor_at = from + latent;
     for (int begin = 0; begin < latent; begin += kFactored) {
-      const int n = std::min(kFactored, latent - begin);
       float factor;
       memcpy(&factor, factor_at + begin / kFactored * 4, 4);
       const uint8_t* const codes = reinterpret_cast<const uint8_t*>(from) + begin;
-      int i = 0;
-      for (; i + W <= n; i += W) store(to + begin + i, value(codes + i) * factor);
-      if (i == n) continue;
-      uint8_t rest[W] = {};
-      float values[W];
-      memcpy(rest, codes + i, n - i);
-      store(values, value(rest) * factor);
-      convert(values, to + begin + i, n - i);
+      decode_group(codes, factor, std::min(kFactored, latent - begin), to + begin);
     }
     convert(reinterpret_cast<const bf16*>(factor_at + 4 * factors()), to + latent, rope);
   }
+
+  template <class T>
+  static void decode_group(const uint8_t* codes, float factor, int n, T* to) {
+    int i = 0;
+    for (; i + W <= n; i += W) store(to + i, value(codes + i) * factor);
+    if (i == n) return;
+    uint8_t rest[W] = {};
+    float values[W];
+    memcpy(rest, codes + i, n - i);
+    store(values, value(rest) * factor);
+    convert(values, to + i, n - i);
+  }
+
+#if defined(__AVX512VBMI__)
+  // A whole group by table; the factor's power of two is added to the exponents of what is not zero.
+  static void decode_group(const uint8_t* codes, float factor, int n, bf16* to) {
+    if (n < kFactored || factor != factor) return decode_group<bf16>(codes, factor, n, to);
+    const Fp8Decoder decode;
+    const __m512i in_order = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0), magnitude = _mm512_set1_epi16(0x7fff);
+    const __m512i power = _mm512_set1_epi16(static_cast<short>((std::bit_cast<uint32_t>(factor) >> 16) - (127 << 7)));
+    for (int i = 0; i < kFactored; i += 64) {
+      __m512i half[2];
+      decode(_mm512_maskz_permutexvar_epi64(0xff, in_order, _mm512_loadu_si512(codes + i)), half[0], half[1]);
+      for (int k = 0; k < 2; ++k) {
+        const __mmask32 any = _mm512_test_epi16_mask(half[k], magnitude);
+        _mm512_storeu_si512(to + i + 32 * k, _mm512_mask_add_epi16(half[k], any, half[k], power));
+      }
+    }
+  }
+#endif
 };
 
 }  // namespace fullbore

@@ -49,7 +49,11 @@ class Fp8Decoder {
 
   // 64 codes at `half` -> outputs 0-15 and 16-31 of the half, a pair of inputs each.
   void operator()(const uint8_t* half, __m512i& first, __m512i& second) const {
-    const __m512i codes = _mm512_loadu_si512(half);
+    (*this)(_mm512_loadu_si512(half), first, second);
+  }
+
+  // 64 codes -> of each 16 of them the values of the first 8 and of the last 8.
+  void operator()(__m512i codes, __m512i& first, __m512i& second) const {
     const __m512i low = _mm512_permutex2var_epi8(table_[0][0], codes, table_[0][1]);
     const __m512i unsigned_high = _mm512_permutex2var_epi8(table_[1][0], codes, table_[1][1]);
     const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));

@@ -209,13 +209,13 @@ class Mla {
     const State state = State::at(b.state, tile.lanes());
     const T* keys[2][kKeyRoom];
     const int blocks = tile.blocks();
-    int n = point(tile, 0, b, keys[0]);
+    int n = locate(tile, 0, b, keys[0]);
     for (int i = 0; i < blocks; ++i) {
-      const bool fetch = direct_ && i + 1 < blocks;
-      const int begin = i * kKeys;
-      const int next = fetch ? point(tile, begin + kKeys, b, keys[(i + 1) % 2]) : 0;
-      b.block.run(tile, keys[i % 2], begin, n, i == 0, state, fetch ? keys[(i + 1) % 2] : nullptr);
-      n = fetch || i + 1 == blocks ? next : point(tile, begin + kKeys, b, keys[(i + 1) % 2]);
+      const T** const next = i + 1 < blocks ? keys[(i + 1) % 2] : nullptr;
+      const int after = next ? locate(tile, (i + 1) * kKeys, b, next) : 0;
+      decode(keys[i % 2], n, b);
+      b.block.run(tile, keys[i % 2], i * kKeys, n, i == 0, state, next);
+      n = after;
     }
     finish(tile, state, 0, values_);
   }
@@ -236,7 +236,8 @@ class Mla {
         Bench b = bench(worker);
         b.block.queries = queries + task / wave * query;
         const T* keys[kKeyRoom];
-        const int n = point(tile, i * kKeys, b, keys);
+        const int n = locate(tile, i * kKeys, b, keys);
+        decode(keys, n, b);
         b.block.run(tile, keys, i * kKeys, n, true, State::at(parts + task * size, tile.lanes()), nullptr);
       });
       for (int task = 0; task < count * wave; ++task) {
@@ -289,25 +290,28 @@ class Mla {
     }
   }
 
-  // The rows of a block's keys, as they lie in the cache or decoded; returns how many there are.
-  int point(const Tile& tile, int begin, const Bench& b, const T** keys) const {
+  // Where the rows of a block's keys lie in the cache; returns how many there are.
+  int locate(const Tile& tile, int begin, const Bench& b, const T** keys) const {
     const int n = std::min(kKeys, tile.keys() - begin);
     for (int i = 0; i < n;) {
       const int page = (begin + i) / in_.page_size, offset = begin + i - page * in_.page_size;
       const char* from = in_.cache + (int64_t{tile.pages[page]} * in_.page_size + offset) * cached_bytes_;
-      for (const int end = std::min(n, i + in_.page_size - offset); i < end; ++i, from += cached_bytes_) {
-        if (direct_) {
-          keys[i] = reinterpret_cast<const T*>(from);
-          continue;
-        }
-        T* const copy = b.copies + i * pitch_;
-        keys[i] = copy;
-        cached_.template decode<In>(from, copy);
-        for (int k = width_; k < pitch_; ++k) copy[k] = T{};
-      }
+      for (const int end = std::min(n, i + in_.page_size - offset); i < end; ++i, from += cached_bytes_)
+        keys[i] = reinterpret_cast<const T*>(from);
     }
     std::fill(keys + n, keys + kKeyRoom, b.block.nothing);
     return n;
+  }
+
+  // Rows as they are multiplied, in place of what `locate` found, unless they lie so in the cache.
+  void decode(const T** keys, int n, const Bench& b) const {
+    if (direct_) return;
+    for (int i = 0; i < n; ++i) {
+      T* const copy = b.copies + i * pitch_;
+      cached_.template decode<In>(reinterpret_cast<const char*>(keys[i]), copy);
+      for (int k = width_; k < pitch_; ++k) copy[k] = T{};
+      keys[i] = copy;
+    }
   }
 
   // Columns [from, to) of the state, divided by the sum of weights, in place of the tile's queries.
