@@ -149,7 +149,7 @@ def test_rows_are_written_as_the_format_says(
     """The format's own bytes, whatever the sizes, the company and the threads, and nothing beside them."""
     row = CacheRow(data.draw(st.integers(1, 300)), data.draw(st.integers(1, 70)), data.draw(BITS))
     g = Generator().manual_seed(tokens)
-    spread = 10.0 ** (60 * torch.rand(tokens, 1, generator=g) - 40)
+    spread = 10.0 ** (50 * torch.rand(tokens, 1, generator=g) - 20)  # bfloat16 knows no subnormals here
     latent = (torch.randn(tokens, row.latent, generator=g).pow(3) * spread).to(DTYPES[dtype])
     rope = torch.randn(tokens, row.rope + 3, generator=g).to(DTYPES[dtype])[:, 3:]
     slots = torch.randperm(tokens + 9, generator=g)[:tokens]
