@@ -11,11 +11,19 @@
 
 using namespace fullbore;
 
+struct Stored {
+  const uint8_t* values;
+  const float* factors;
+  int64_t out, in;
+  uint8_t* to;
+  int64_t step;
+};
+
 extern "C" {
 Pool* fb_pool_new(int, const int*);
 void fb_pool_free(Pool*);
 int64_t fb_panel_bytes(int64_t, int64_t);
-void fb_pack(Pool*, int64_t, const uint8_t*, const float*, int64_t, int64_t, uint8_t*, int64_t);
+void fb_pack(Pool*, int64_t, const Stored*, int64_t);
 void fb_linear(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, const void*, int64_t, void*);
 int64_t fb_moe_ffn(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const void*,
                    const int64_t*, const float*, void*);
@@ -46,7 +54,8 @@ void pack_ones(Pool* pool, int64_t format, int64_t out, int64_t in, uint8_t* to,
   const std::vector<uint8_t> codes(out * in, 7 << 3);
   const std::vector<float> factors(((out + 127) / 128) * ((in + 127) / 128), 1.0f);
   const auto* source = format ? codes.data() : reinterpret_cast<const uint8_t*>(wide.data());
-  fb_pack(pool, format, source, factors.data(), out, in, to, step);
+  const Stored matrix{source, factors.data(), out, in, to, step};
+  fb_pack(pool, format, &matrix, 1);
 }
 
 template <class X>

@@ -41,7 +41,7 @@ class Parts(Protocol):
 
 
 class Experts(Sequence[Expert]):
-    """Gate, up and down of a layer's routed experts, read one expert at a time as they are asked for."""
+    """Gate, up and down of a layer's routed experts, read as they are asked for: one, or a run of them."""
 
     def __init__(self, parts: Parts, prefix: str, count: int) -> None:
         self._parts, self._prefix, self._count = parts, prefix, count
@@ -50,11 +50,16 @@ class Experts(Sequence[Expert]):
         return self._count
 
     def __getitem__(self, index: Any) -> Any:
-        """Expert ``index``. Asking for it says that the one before it is packed."""
+        """Expert ``index``, or the list of a slice. Asking says that what came before is packed."""
+        self._parts.done()
+        if isinstance(index, slice):
+            return [self._expert(number) for number in range(*index.indices(self._count))]
         if not 0 <= index < self._count:
             raise IndexError(index)
-        self._parts.done()
-        return ffn_weights(self._parts, f"{self._prefix}{index}.")
+        return self._expert(index)
+
+    def _expert(self, number: int) -> Expert:
+        return ffn_weights(self._parts, f"{self._prefix}{number}.")
 
 
 def ffn_weights(parts: Parts, prefix: str) -> Expert:

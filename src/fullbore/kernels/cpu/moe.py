@@ -9,10 +9,11 @@ from torch import Tensor
 from fullbore.errors import IntegrityError
 from fullbore.kernels.cpu.kernel import I, P
 from fullbore.kernels.cpu.native import Native
-from fullbore.kernels.cpu.packed import FORMATS, PanelKernel, panels
+from fullbore.kernels.cpu.packed import FORMATS, PanelKernel, Placed, panels
 from fullbore.ops.ffn import Expert
 from fullbore.ops.formats import Weight
 
+_TOGETHER_BYTES = 32 << 20  # of experts that are packed in one call, and mapped meanwhile
 _KEPT = 64  # rows of what every call of ``swiglu`` is given alike
 
 
@@ -35,22 +36,24 @@ class _Experts(PanelKernel):
         self._moe_ffn = self.function("fb_moe_ffn", P, P, I, I, I, I, I, I, I, P, P, P, P, result=I)
 
     def pack_experts(self, experts: Sequence[Expert]) -> Experts:
-        """One expert at a time: the sequence may load them as they are asked for."""
+        """Some experts at a time: the sequence may load them as they are asked for."""
         if not len(experts):
             raise ValueError("moe_ffn needs at least one expert, got none")
-        gate, up, down = experts[0]
+        gate = experts[0][0]
         format, (inter, hidden) = gate.format, gate.data.shape
         into, out = self.panel_bytes(format, hidden), self.panel_bytes(format, inter)
         gate_up = 2 * panels(inter) * into
         size = gate_up + panels(hidden) * out
         memory = self.room(len(experts) * size)
-        for index in range(len(experts)):
-            if index:
-                gate, up, down = experts[index]
-            place = memory.data_ptr() + index * size
-            self.pack_into(place, 2 * into, gate, format)
-            self.pack_into(place + into, 2 * into, up, format)
-            self.pack_into(place + gate_up, out, down, format)
+        together = max(1, _TOGETHER_BYTES // size)
+        for first in range(0, len(experts), together):
+            place = memory.data_ptr() + first * size
+            matrices: list[Placed] = []
+            for gate, up, down in experts[first : first + together]:
+                matrices += Placed(gate, place, 2 * into), Placed(up, place + into, 2 * into)
+                matrices.append(Placed(down, place + gate_up, out))
+                place += size
+            self.pack_all(format, matrices)
         return Experts(memory, memory.data_ptr(), FORMATS[format], len(experts), hidden, inter)
 
     def ffn(self, packed: Experts, x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
