@@ -84,7 +84,9 @@ class Mla {
       // Longest first, so that no thread starts a long one when the others are done.
       std::stable_sort(tiles_.begin(), tiles_.end(),
                        [](const Tile& a, const Tile& b) { return a.blocks() > b.blocks(); });
-      pool_.run(count, [&](int task, int worker) { attend(tiles_[task], worker); });
+      pool_.run(count, [&](int task, int worker) {
+        attend(tiles_[task], task + threads < count ? &tiles_[task + threads] : nullptr, worker);
+      });
     } else {
       T* const queries = space.take<T>(query_count);
       float* const floats = space.take<float>((count + parts) * state_floats + 2 * parts * lanes);
@@ -116,8 +118,8 @@ class Mla {
     return {block, t, t + query, f + scores};
   }
 
-  // One thread takes all blocks of a tile, folding each as it comes.
-  void attend(const Tile& tile, int worker) {
+  // One thread takes all blocks of a tile, folding each as it comes. `after`: what it will probably take next.
+  void attend(const Tile& tile, const Tile* after, int worker) {
     Bench b = bench(worker);
     pack(tile, b.queries);
     const State state = State::at(b.state, tile.lanes());
@@ -125,11 +127,14 @@ class Mla {
     const int blocks = tile.blocks();
     int n = point(tile, 0, b, keys[0]);
     for (int i = 0; i < blocks; ++i) {
-      const bool fetch = direct_ && i + 1 < blocks;
-      const int begin = i * kKeys;
-      const int next = fetch ? point(tile, begin + kKeys, b, keys[(i + 1) % 2]) : 0;
-      b.block.run(tile, keys[i % 2], begin, n, i == 0, state, fetch ? keys[(i + 1) % 2] : nullptr);
-      n = fetch || i + 1 == blocks ? next : point(tile, begin + kKeys, b, keys[(i + 1) % 2]);
+      const bool last = i + 1 == blocks;
+      const Tile* const then = last ? after : &tile;
+      const int begin = last ? 0 : (i + 1) * kKeys;
+      const T** const next = keys[(i + 1) % 2];
+      const bool fetch = direct_ && then;  // copied keys would take the place of those at work
+      const int found = fetch ? point(*then, begin, b, next) : 0;
+      b.block.run(tile, keys[i % 2], i * kKeys, n, i == 0, state, fetch ? next : nullptr);
+      n = fetch || last ? found : point(tile, begin, b, next);
     }
     finish(tile, state, 0, values_);
   }
@@ -149,9 +154,13 @@ class Mla {
         if (i >= tile.blocks()) return;
         Bench b = bench(worker);
         b.block.queries = queries + task / wave * query;
-        const T* keys[kKeyRoom];
+        const T *keys[kKeyRoom], *next[kKeyRoom];
         const int n = point(tile, i * kKeys, b, keys);
-        b.block.run(tile, keys, i * kKeys, n, true, State::at(parts + task * size, tile.lanes()), nullptr);
+        const int after = task + pool_.threads();  // what this worker will probably take next
+        const bool fetch = direct_ && after < count * wave && from + after % wave < tiles_[after / wave].blocks();
+        if (fetch) point(tiles_[after / wave], (from + after % wave) * kKeys, b, next);
+        const State state = State::at(parts + task * size, tile.lanes());
+        b.block.run(tile, keys, i * kKeys, n, true, state, fetch ? next : nullptr);
       });
       for (int task = 0; task < count * wave; ++task) {
         const Tile& tile = tiles_[task / wave];
