@@ -81,11 +81,9 @@ class Mla {
     const float scale = w_.scale * query_scale(A{});
     projections_.absorb(in_.q + token * in_.q_token, in_.q_token, in_.q_head, tokens, scale, rows);
     if (whole) {
-      // Longest first, so that no thread starts a long one when the others are done.
-      std::stable_sort(tiles_.begin(), tiles_.end(),
-                       [](const Tile& a, const Tile& b) { return a.blocks() > b.blocks(); });
+      deal();
       pool_.run(count, [&](int task, int worker) {
-        attend(tiles_[task], task + threads < count ? &tiles_[task + threads] : nullptr, worker);
+        attend(tiles_[task], task + 1 < count ? &tiles_[task + 1] : nullptr, worker);
       });
     } else {
       T* const queries = space.take<T>(query_count);
@@ -96,6 +94,20 @@ class Mla {
   }
 
  private:
+  // Longest first, so that no thread starts a long one when the others are done; dealt out, since a thread takes
+  // consecutive tasks; the tiles of one token to one thread, since they read the same keys.
+  void deal() {
+    std::stable_sort(tiles_.begin(), tiles_.end(),
+                     [](const Tile& a, const Tile& b) { return a.blocks() > b.blocks(); });
+    const size_t together = (heads_ + kRows - 1) / kRows, step = together * pool_.threads();
+    std::vector<Tile> dealt;
+    dealt.reserve(tiles_.size());
+    for (size_t hand = 0; hand < step; hand += together)
+      for (size_t first = hand; first < tiles_.size(); first += step)
+        for (size_t i = first; i < std::min(first + together, tiles_.size()); ++i) dealt.push_back(tiles_[i]);
+    tiles_.swap(dealt);
+  }
+
   T* row(int64_t index) const { return rows_ + index * pitch_; }
 
   // What a worker has while it attends: the tile's queries (unless shared), a block, its keys where copied.
@@ -156,7 +168,7 @@ class Mla {
         b.block.queries = queries + task / wave * query;
         const T *keys[kKeyRoom], *next[kKeyRoom];
         const int n = point(tile, i * kKeys, b, keys);
-        const int after = task + pool_.threads();  // what this worker will probably take next
+        const int after = task + 1;  // what this worker will probably take next
         const bool fetch = direct_ && after < count * wave && from + after % wave < tiles_[after / wave].blocks();
         if (fetch) point(tiles_[after / wave], (from + after % wave) * kKeys, b, next);
         const State state = State::at(parts + task * size, tile.lanes());

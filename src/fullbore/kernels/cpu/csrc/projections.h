@@ -138,7 +138,9 @@ class Projections {
         return;
       }
     }
-    with_format(static_cast<Format>(w_.format), [&](auto f) { multiply<decltype(f)>(rows, n, panel, inner, product); });
+    const uint8_t* const next = panel + panel_bytes(inner);  // tasks follow each other as heads do in memory
+    with_format(static_cast<Format>(w_.format),
+                [&](auto f) { multiply<decltype(f)>(rows, n, panel, inner, product, next); });
   }
 
   Pool& pool_;
