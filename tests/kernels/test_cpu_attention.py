@@ -18,7 +18,10 @@ from fullbore.ops.draws import draw_weight
 SETTINGS = settings(max_examples=15, deadline=None)
 CONTEXTS = st.one_of(st.integers(1, 70), st.sampled_from([64, 128, 129, 320, 577]))
 HEADS = st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 40, 70]))
-SIZES = st.sampled_from([(8, 4, 8, 32), (20, 6, 12, 33), (13, 2, 7, 64), (32, 16, 72, 160), (5, 3, 7, 5)])
+SIZES = st.sampled_from(
+    [(8, 4, 8, 32), (20, 6, 12, 33), (13, 2, 7, 64), (32, 16, 72, 160), (5, 3, 7, 5), (128, 8, 128, 96)]
+)
+FORMATS = st.sampled_from(["fp32", "fp8_block"])
 
 
 @pytest.fixture(scope="module", params=isas(), ids=lambda isa: isa.name)
@@ -36,7 +39,7 @@ class World:
         self.g = g = Generator().manual_seed(sum(self.contexts))
         count, (nope, rope, v, latent) = data.draw(HEADS), data.draw(SIZES)
         self.heads = Heads(count, nope, rope, v, latent, (nope + rope) ** -0.5)
-        self.weights = draw_weight(count * (nope + v), latent, "fp32", g), self.heads
+        self.weights = draw_weight(count * (nope + v), latent, data.draw(FORMATS), g), self.heads
         self.type = DTYPES[dtype]
         self.q = [torch.randn(n, count, nope + rope, generator=g).to(self.type) for n in self.contexts]
         self.keys = [torch.randn(n, latent + rope, generator=g).to(self.type) for n in self.contexts]

@@ -143,6 +143,7 @@ _SHAPES = (
     {"heads": 4, "nope": 32, "rope": 16, "v": 32, "latent": 64},
     {"heads": 3, "nope": 20, "rope": 6, "v": 12, "latent": 33},  # nothing a multiple of anything
     {"heads": 16, "nope": 16, "rope": 8, "v": 24, "latent": 136},
+    {"heads": 2, "nope": 128, "rope": 16, "v": 128, "latent": 160},  # no block of fp8_block in two heads
 )
 
 _TOLERANCE = {
@@ -162,7 +163,7 @@ MLA_PREFILL = Operator(
     formats=WEIGHT_FORMATS,
     shapes=tuple(
         shape | {"tokens": t, "first": f}
-        for shape, t, f in zip(_SHAPES, (40, 9, 300), (300, 5, 17), strict=True)
+        for shape, t, f in zip(_SHAPES, (40, 9, 300, 20), (300, 5, 17, 50), strict=True)
     ),
     tolerance=_TOLERANCE,
 )
@@ -177,7 +178,7 @@ MLA_DECODE = Operator(
     formats=WEIGHT_FORMATS,
     shapes=tuple(
         shape | {"rows": r, "context": c}
-        for shape, r, c in zip(_SHAPES, (6, 5, 3), (70, 13, 700), strict=True)
+        for shape, r, c in zip(_SHAPES, (6, 5, 3, 7), (70, 13, 700, 90), strict=True)
     ),
     tolerance=_TOLERANCE,
     timed="even",

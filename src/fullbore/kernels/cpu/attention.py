@@ -9,13 +9,13 @@ from torch import Tensor
 
 from fullbore.kernels.cpu.kernel import CpuKernel, I, P
 from fullbore.kernels.cpu.native import Native
-from fullbore.kernels.cpu.packed import dequantise
+from fullbore.kernels.cpu.packed import FORMATS, PANEL, PanelKernel, Placed, dequantise, panels
 from fullbore.ops.attention import Heads
 from fullbore.ops.draws import WEIGHT_FORMATS
-from fullbore.ops.formats import Weight
+from fullbore.ops.formats import BLOCK, Weight
 
-_PANEL = 64  # columns of a panel of weights: kPanel
 _STEP = 32  # latents are padded to a multiple of this: kValueStep
+_WIDE = -1  # MlaWeights::kWide
 
 _FAULTS = {
     1: (ValueError, "a row sees no keys; its context must count at least itself"),
@@ -25,32 +25,38 @@ _FAULTS = {
 
 
 class Sizes(ctypes.Structure):
-    """``MlaWeights`` of ``csrc/mla.h``."""
+    """``MlaWeights`` of ``csrc/projections.h``."""
 
     _fields_: ClassVar[Any] = [
         *((name, ctypes.c_void_p) for name in ("key", "value")),
+        ("format", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("heads", "nope", "rope", "v", "latent")),
         ("scale", ctypes.c_float),
     ]
 
 
 class Absorbed(NamedTuple):
-    """W_UK and W_UV of every head in panels (see ``_panels``), in the type that they are multiplied in."""
+    """``key``, ``value``: uint8; W_UK and W_UV of every head in panels, as in ``csrc/projections.h``."""
 
     key: Tensor
     value: Tensor
     sizes: Sizes
 
 
-def _panels(matrix: Tensor, pair: int) -> Tensor:
-    """[heads, inner, columns] -> [heads, columns / 64, inner / pair, 64, pair], sizes rounded up with zeros.
+def _rows(weight: Weight, begin: int, count: int) -> Weight:
+    """``count`` rows; multiples of 128 where blocks have factors."""
+    scale = None if weight.scale is None else weight.scale[begin // BLOCK :][: count // BLOCK]
+    return Weight(weight.data[begin : begin + count], scale)
 
-    What one lane of a product takes at once, ``pair`` values along ``inner``, lies together.
-    """
-    heads, inner, columns = matrix.shape
-    whole = F.pad(matrix, (0, -columns % _PANEL, 0, -inner % pair))
-    split = whole.view(heads, whole.shape[1] // pair, pair, whole.shape[2] // _PANEL, _PANEL)
-    return split.permute(0, 3, 1, 4, 2).contiguous()
+
+def _transposed(weight: Weight) -> Weight:
+    return Weight(weight.data.T, None if weight.scale is None else weight.scale.T)
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    """[out, in] float32 -> [out / 64, in, 64], sizes rounded up with zeros: ``out`` to 64, ``in`` to 2."""
+    whole = F.pad(matrix, (0, matrix.shape[1] % 2, 0, -matrix.shape[0] % PANEL))
+    return whole.view(-1, PANEL, whole.shape[1]).mT.contiguous()
 
 
 def _mixed_order(latent: int) -> Tensor:
@@ -70,7 +76,7 @@ def _int32(numbers: Tensor) -> Tensor:
     return _dense(numbers)
 
 
-class _LatentAttention(CpuKernel):
+class _LatentAttention(PanelKernel):
     layout = "cpu_absorbed"
     formats = WEIGHT_FORMATS
     entry: ClassVar[str]
@@ -83,15 +89,40 @@ class _LatentAttention(CpuKernel):
         self.pair: int = self.function("fb_mla_pair", result=ctypes.c_int)() if self.is_bf16 else 1
 
     def pack(self, kv_b: Weight, heads: Heads) -> Absorbed:
-        dtype = torch.bfloat16 if self.pair == 2 else torch.float32
-        # Split after dequantising: the borders of scale blocks are not the borders of heads.
-        both = dequantise(self, kv_b).to(dtype).view(heads.count, heads.nope + heads.v, -1)
-        value = F.pad(both[:, heads.nope :].mT, (0, 0, 0, -heads.latent % _STEP))  # [heads, latent, v]
-        if self.pair == 2:
-            value = value[:, _mixed_order(value.shape[1])]
-        key, value = _panels(both[:, : heads.nope], self.pair), _panels(value, self.pair)
+        weight = self._splittable(kv_b, heads)
+        latents = heads.latent + -heads.latent % _STEP
+        order = _mixed_order(latents) if self.pair == 2 else torch.arange(latents)
+        keys, values = [], []
+        for begin in range(0, heads.count * (heads.nope + heads.v), heads.nope + heads.v):
+            keys.append(_transposed(_rows(weight, begin, heads.nope)))
+            mixed = _rows(weight, begin + heads.nope, heads.v)
+            values.append(Weight(F.pad(mixed.data, (0, latents - heads.latent))[:, order], mixed.scale))
+        key, value = self._panels(keys), self._panels(values)
+        format = FORMATS.get(weight.format, _WIDE)
         counts = heads.count, heads.nope, heads.rope, heads.v, heads.latent
-        return Absorbed(key, value, Sizes(key.data_ptr(), value.data_ptr(), *counts, heads.softmax_scale))
+        sizes = Sizes(key.data_ptr(), value.data_ptr(), format, *counts, heads.softmax_scale)
+        return Absorbed(key, value, sizes)
+
+    def _splittable(self, kv_b: Weight, heads: Heads) -> Weight:
+        """``kv_b`` as it is stored where its parts can be packed so; else its values in this kernel's type.
+
+        They can where no block of one factor reaches over a border between heads, or between key and value.
+        """
+        if kv_b.format == "fp8_block" and heads.nope % BLOCK == 0 and heads.v % BLOCK == 0:
+            return Weight(kv_b.data.view(torch.uint8), kv_b.scale)
+        return kv_b if kv_b.format == "bf16" else Weight(dequantise(self, kv_b))
+
+    def _panels(self, matrices: list[Weight]) -> Tensor:
+        """The panels of each, one after the other; all have one shape and format."""
+        out, in_ = matrices[0].data.shape
+        if matrices[0].format not in FORMATS:
+            return torch.stack([_wide(matrix.data) for matrix in matrices]).view(torch.uint8)
+        step = self.panel_bytes(matrices[0].format, in_)
+        room = self.room(len(matrices) * panels(out) * step)
+        place = room.data_ptr()
+        placed = [Placed(matrix, place + i * panels(out) * step, step) for i, matrix in enumerate(matrices)]
+        self.pack_all(matrices[0].format, placed)
+        return room
 
     def attend(self, packed: Absorbed, q: Tensor, cache: Tensor, *request: Any) -> Tensor:
         """The operator on what both are given, and ``request``."""
