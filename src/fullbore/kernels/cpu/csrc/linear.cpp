@@ -23,7 +23,8 @@ void linear(const Linear& call) {
     const int64_t panel = task / chunks, begin = task % chunks * rows / chunks;
     const int count = static_cast<int>((task % chunks + 1) * rows / chunks - begin);
     float* c = static_cast<float*>(pool.scratch(worker, count * kPanel * sizeof(float)));
-    multiply<F>(a + begin, count, call.packed + panel * step, call.in, c);
+    const uint8_t* at = call.packed + panel * step;
+    multiply<F>(a + begin, count, at, call.in, c, at + step);
     const Columns to = call.columns[panel];
     for (int row = 0; row < count; ++row) convert(c + row * kPanel, y + (begin + row) * call.out + to.begin, to.count);
   });
