@@ -1,11 +1,13 @@
 // Calls every exported kernel on every kind of edge, with memory that ends where the data ends: for the sanitizers.
 // It checks values only so far that a run which computed nothing fails; Python's tests hold them to the reference.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <thread>
 #include <vector>
 
+#include "linear.h"
 #include "pool.h"
 #include "projections.h"
 #include "vec.h"
@@ -25,7 +27,7 @@ Pool* fb_pool_new(int, const int*);
 void fb_pool_free(Pool*);
 int64_t fb_panel_bytes(int64_t, int64_t);
 void fb_pack(Pool*, int64_t, const Stored*, int64_t);
-void fb_linear(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, const void*, int64_t, void*);
+void fb_linear(const Linear*);
 int64_t fb_moe_ffn(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
                    const void*, const int64_t*, const float*, void*);
 int fb_mla_decode(Pool*, const attention::MlaWeights*, int64_t, const void*, int64_t, int64_t, const void*, int64_t,
@@ -79,7 +81,11 @@ void linear(Pool* pool, int64_t format, int64_t rows, int64_t out, int64_t in) {
   pack_ones(pool, format, out, in, packed.data(), step);
   const std::vector<X> x(rows * in, number<X>(0.5f));
   std::vector<X> y(rows * out);
-  fb_linear(pool, packed.data(), format, out, in, sizeof(X) == 2, x.data(), rows, y.data());
+  std::vector<Columns> columns;
+  for (int32_t begin = 0; begin < out; begin += 64) columns.push_back({begin, std::min(64, int32_t(out) - begin)});
+  const Linear call{pool, packed.data(), Format{format}, columns.data(), static_cast<int64_t>(columns.size()), out, in,
+                    sizeof(X) == 2, x.data(), rows, y.data()};
+  fb_linear(&call);
   for (const X& sum : y) expect(std::fabs(value_of(sum) / (0.5f * static_cast<float>(in)) - 1) < 0.01f, "linear is wrong");
 }
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from fullbore.kernels.cpu.attention import CpuKvAppend, CpuMlaDecode, CpuMlaPrefill
+from fullbore.kernels.cpu.attention import CpuMlaDecode, CpuMlaPrefill
 from fullbore.kernels.cpu.native import Native
 from fullbore.ops.attention import MLA_PREFILL, Heads
 from fullbore.ops.contract import DTYPES
@@ -44,7 +44,7 @@ class World:
         self.q = [torch.randn(n, count, nope + rope, generator=g).to(self.type) for n in self.contexts]
         self.keys = [torch.randn(n, latent + rope, generator=g).to(self.type) for n in self.contexts]
 
-    def place(self, append: CpuKvAppend, seed: int) -> tuple[Tensor, Tensor]:
+    def place(self, seed: int) -> tuple[Tensor, Tensor]:
         """The cache and the page table, with pages drawn by ``seed``."""
         size, needed = self.page_size, [-(-n // self.page_size) for n in self.contexts]
         free = torch.randperm(sum(needed) + seed, generator=Generator().manual_seed(seed)).tolist()
@@ -54,7 +54,7 @@ class World:
             table[row, : needed[row]] = torch.tensor([free.pop() for _ in range(needed[row])])
             at = torch.arange(len(keys))
             slots = table[row].long()[at // size] * size + at % size
-            append.run(None, *torch.split(keys, [self.heads.latent, self.heads.rope], dim=-1), cache, slots)
+            cache.view(-1, keys.shape[1])[slots] = keys
         return cache, table
 
 
@@ -68,8 +68,8 @@ def test_decode_is_a_row_of_any_prefill(threads: tuple[Native, Native], data: An
     """The same bits alone and in a batch, on any pages, in any chunk, on any number of threads."""
     world, (one, three) = World(data, dtype), threads
     decode, prefill = CpuMlaDecode(dtype, one), CpuMlaPrefill(dtype, three)
-    packed, append = decode.pack(*world.weights), CpuKvAppend(dtype, one)
-    (cache, table), (elsewhere, other) = world.place(append, seed=1), world.place(append, seed=3)
+    packed = decode.pack(*world.weights)
+    (cache, table), (elsewhere, other) = world.place(seed=1), world.place(seed=3)
     last = torch.stack([q[-1] for q in world.q])
     together = decode.run(packed, last, cache, table, int32(*world.contexts))
     assert bool(together.isfinite().all()), "what is not this request's leaked into it"
@@ -100,15 +100,15 @@ def test_poison_stays_in_its_row(
 ) -> None:
     """A query or key that is not finite shows in the tokens that see it, and changes no other token."""
     world, (one, _) = World(data, dtype), threads
-    prefill, append = CpuMlaPrefill(dtype, one), CpuKvAppend(dtype, one)
+    prefill = CpuMlaPrefill(dtype, one)
     packed = prefill.pack(*world.weights)
-    cache, table = world.place(append, seed=1)
+    cache, table = world.place(seed=1)
     clean = prefill.run(packed, world.q[0], cache, table[0], 0)
     at = data.draw(st.integers(0, world.contexts[0] - 1))
     rows = slice(at, at + 1) if data.draw(st.booleans()) else slice(at, None)
     if rows.stop is None:
         world.keys[0][at] = poison
-        cache, table = world.place(append, seed=1)
+        cache, table = world.place(seed=1)
     else:
         world.q[0][at] = poison
     poisoned = prefill.run(packed, world.q[0], cache, table[0], 0)
@@ -133,7 +133,7 @@ def test_few_long_contexts_are_shared_among_threads(threads: tuple[Native, Nativ
 
 
 def test_wrong_pages_are_refused() -> None:
-    decode, prefill, append = CpuMlaDecode("float32"), CpuMlaPrefill("float32"), CpuKvAppend("float32")
+    decode, prefill = CpuMlaDecode("float32"), CpuMlaPrefill("float32")
     heads = Heads(2, 8, 4, 8, 16, 0.3)
     packed = decode.pack(draw_weight(2 * 16, 16, "fp32", Generator()), heads)
     cache, q = torch.zeros(3, 4, 20), torch.zeros(2, 2, 12)
@@ -144,8 +144,3 @@ def test_wrong_pages_are_refused() -> None:
             prefill.run(packed, q, cache, int32(*table), contexts - 2)
     with pytest.raises(ValueError, match="context"):
         decode.run(packed, q, cache, torch.zeros(2, 1, dtype=torch.int32), int32(1, 0))
-    before = cache.clone()
-    for slot in (-1, 12):
-        with pytest.raises(IndexError, match="12 rows"):
-            append.run(None, torch.ones(2, 16), torch.ones(2, 4), cache, torch.tensor([0, slot]))
-    assert torch.equal(cache, before)

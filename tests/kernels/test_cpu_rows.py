@@ -1,4 +1,4 @@
-"""Routing, norms and rotation in C++: what they promise beyond the right values."""
+"""Routing, norms, latents and rotation in C++: what they promise beyond the right values."""
 
 from typing import Any
 
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Generator
 
 from fullbore.kernels.cpu.build import Isa
-from fullbore.kernels.cpu.pointwise import CpuRmsNorm, CpuRope
+from fullbore.kernels.cpu.latents import CpuLatents
+from fullbore.kernels.cpu.pointwise import CpuAddRmsNorm, CpuRmsNorm, CpuRope
 from fullbore.kernels.cpu.route import CpuRoute
 from fullbore.ops.contract import DTYPES
 from fullbore.ops.operators import OPERATORS
@@ -91,3 +92,54 @@ def test_norm_and_rope_read_views_and_keep_rows_apart(isa: Isa, data: Any, dtype
     assert torch.equal(again, turned[rows])
     assert torch.equal(turned[..., :still], q[..., :still])
     assert torch.equal(turned[..., still:], rope.run(None, q[..., still:], angles.cos(), angles.sin()))
+
+
+@ON_EACH
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), dtype=st.sampled_from(sorted(DTYPES)), tokens=st.integers(1, 300))
+def test_the_sum_and_its_norm_are_those_of_two_steps(isa: Isa, data: Any, dtype: str, tokens: int) -> None:
+    """To the bit, so that what is fused may change without an answer changing."""
+    g, type_, width = Generator().manual_seed(tokens), DTYPES[dtype], data.draw(st.integers(1, 700))
+    add, norm = CpuAddRmsNorm(dtype, native_of(isa, 3)), CpuRmsNorm(dtype, native_of(isa, 1))
+    packed = norm.pack(torch.randn(width, generator=g), 1e-6)
+    x, y = torch.randn(2, tokens, width + 3, generator=g).to(type_)[..., 3:]
+    total, normal = add.run(packed, x, y)
+    assert torch.equal(total, x + y)
+    assert torch.equal(normal, norm.run(packed, x + y))
+    with pytest.raises(ValueError, match="rows"):
+        add.run(packed, x, torch.cat([y, y]))
+
+
+@ON_EACH
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), dtype=st.sampled_from(sorted(DTYPES)), tokens=st.integers(1, 200))
+def test_latents_are_norms_and_rope_in_their_places(isa: Isa, data: Any, dtype: str, tokens: int) -> None:
+    """To the bit those of the operators that it stands for, on any pages; no other slot changes."""
+    g, type_ = Generator().manual_seed(tokens), DTYPES[dtype]
+    q, latent, half = data.draw(st.integers(0, 300)), *(data.draw(st.integers(1, most)) for most in (300, 40))
+    weights = torch.randn(q, generator=g) if q else None, torch.randn(latent, generator=g), 1e-6
+    gap = 0 if q else data.draw(st.integers(0, 9))  # queries that are not compressed are passed over
+    x = torch.randn(tokens, q + gap + latent + 2 * half + 1, generator=g).to(type_)[:, 1:]
+    angles = torch.randn(tokens, half, generator=g)
+    cos, sin = angles.cos(), angles.sin()
+    page = data.draw(st.integers(1, 20))
+    before = torch.randn(-(-tokens // page) + 2, page, latent + 2 * half, generator=g).to(type_)
+    slots = torch.randperm(before.shape[0] * page, generator=g)[:tokens]
+    kernel = CpuLatents(dtype, native_of(isa, 3))
+    norm, rope = CpuRmsNorm(dtype, native_of(isa, 1)), CpuRope(dtype, native_of(isa, 1))
+    packed, cache = kernel.pack(*weights), before.clone()
+    queries, written = kernel.run(packed, x, cos, sin, cache, slots)
+    assert written is cache
+    if weights[0] is not None:
+        assert torch.equal(queries, norm.run(norm.pack(weights[0], 1e-6), x[:, :q]))
+    kept = norm.run(norm.pack(weights[1], 1e-6), x[:, q + gap : q + gap + latent])
+    turned = rope.run(None, x[:, None, q + gap + latent :], cos, sin)[:, 0]
+    expected = before.clone()
+    expected.view(-1, latent + 2 * half)[slots] = torch.cat([kept, turned], dim=-1)
+    assert torch.equal(cache, expected)
+    for slot in (-1, before.shape[0] * page):
+        wrong = slots.clone()
+        wrong[-1] = slot
+        with pytest.raises(IndexError, match="rows"):
+            kernel.run(packed, -x, cos, sin, cache, wrong)
+        assert torch.equal(cache, expected)  # nothing is written where a slot is none

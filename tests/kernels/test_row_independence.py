@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from fullbore.kernels.torch.attention import TorchKvAppend, TorchMlaDecode, TorchMlaPrefill
+from fullbore.kernels.torch.attention import TorchMlaDecode, TorchMlaPrefill
 from fullbore.kernels.torch.ffn import TorchSwiglu
 from fullbore.kernels.torch.linear import TorchLinear
 from fullbore.kernels.torch.moe import TorchMoeFfn
-from fullbore.kernels.torch.pointwise import TorchRmsNorm, TorchRope
+from fullbore.kernels.torch.pointwise import TorchAddRmsNorm, TorchLatents, TorchRmsNorm, TorchRope
 from fullbore.kernels.torch.route import TorchRoute
 from fullbore.ops.attention import Heads
 from fullbore.ops.contract import Kernel
@@ -91,6 +91,21 @@ def test_norm_and_rope(data: st.DataObject, tokens: int, width: int, heads: int,
     )
     x, angles = torch.randn(tokens, heads, 9 + 2 * half, generator=g), torch.randn(tokens, half, generator=g)
     check(rope, None, data, x, angles.cos(), angles.sin())
+    add, y = TorchAddRmsNorm("float32"), torch.randn(2, tokens, width, generator=g)
+    check(add, add.pack(torch.randn(width, generator=g), 1e-6), data, *y)
+    q = data.draw(st.sampled_from([0, width]))
+    latents, x = TorchLatents("float32"), torch.randn(tokens, q + width + 2 * half, generator=g)
+    packed = latents.pack(torch.randn(q, generator=g) if q else None, torch.randn(width, generator=g), 1e-6)
+
+    class Rows(TorchLatents):
+        """With the rows that it writes instead of the whole cache."""
+
+        def run(self, packed: Any, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            cache = torch.zeros(2 * tokens + 1, 1, width + 2 * half)
+            queries, _ = latents.run(packed, x, cos, sin, cache, torch.arange(len(x)))
+            return queries, cache[: len(x), 0]
+
+    check(Rows("float32"), packed, data, x, angles.cos(), angles.sin())
 
 
 class Paged:
@@ -119,8 +134,7 @@ class Paged:
             table[row, : len(pages)] = torch.tensor(pages)
             at = torch.arange(len(keys))
             slots = torch.tensor(pages)[at // self.page_size] * self.page_size + at % self.page_size
-            latent, rope = torch.split(keys, [self.heads.latent, self.heads.rope], dim=-1)
-            TorchKvAppend("float32").run(None, latent, rope, cache, slots)
+            cache.view(-1, keys.shape[1])[slots] = keys
         return cache, table
 
 

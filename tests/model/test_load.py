@@ -129,8 +129,8 @@ def test_a_missing_tensor_is_refused_before_anything_is_read(checkpoint: Path, t
 def test_the_selection_says_who_computes_and_why(checkpoint: Path) -> None:
     choices = load_model(checkpoint, "float32").selection.choices
     assert {job.operator for job in choices} == {
-        "embed", "linear", "rms_norm", "rope", "kv_append", "mla_prefill", "mla_decode", "route", "moe_ffn",
-        "swiglu", "greedy",
+        "embed", "linear", "rms_norm", "add_rms_norm", "latents", "rope", "mla_prefill", "mla_decode",
+        "route", "moe_ffn", "swiglu", "greedy",
     }  # fmt: skip
     assert all(choice.why and not choice.measured for choice in choices.values())
     assert {job.format for job in choices if job.operator == "moe_ffn"} == {"fp8_block"}

@@ -1,8 +1,9 @@
-"""``mla_prefill``, ``mla_decode``, ``kv_append``: multi-head latent attention over a paged cache.
+"""``mla_prefill``, ``mla_decode``: multi-head latent attention over a paged cache.
 
 DeepSeek-V2 report, section 2.1. The cache keeps one row a token and layer, shared by all heads: the
-normalised latent c (kv_lora_rank values), then the rotated key k_rope. ``kv_b`` makes from c each head's
-key part W_UK c and value W_UV c. Kernels may multiply it into query and output instead (absorption).
+normalised latent c (kv_lora_rank values), then the rotated key k_rope; the operator ``latents`` writes it.
+``kv_b`` makes from c each head's key part W_UK c and value W_UV c. Kernels may multiply it into query and
+output instead (absorption).
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from fullbore.ops.contract import Case, Cost, Operator, Shape, Tolerance
-from fullbore.ops.draws import ARITHMETIC, WEIGHT_FORMATS, draw_rows, draw_weight
+from fullbore.ops.draws import ARITHMETIC, WEIGHT_FORMATS, draw_weight
 from fullbore.ops.formats import Weight, matrix_bytes, value_bytes
 
 PAGE = 4  # tokens a page in drawn cases unless ``shape`` has a "page": small, so that contexts span pages
@@ -97,7 +98,8 @@ def _draw_weights(shape: Shape, format: str, generator: Generator) -> tuple[Weig
     return draw_weight(heads.count * (heads.nope + heads.v), heads.latent, format, generator), heads
 
 
-def _draw_cache(pages: int, shape: Shape, dtype: torch.dtype, generator: Generator) -> Tensor:
+def draw_cache(pages: int, shape: Shape, dtype: torch.dtype, generator: Generator) -> Tensor:
+    """[pages, page_size, latent + rope]."""
     size = pages, shape.get("page", PAGE), shape["latent"] + shape["rope"]
     return torch.randn(size, generator=generator).to(dtype)
 
@@ -114,7 +116,7 @@ def _prefill_draw(shape: Shape, case: str, format: str, dtype: torch.dtype, gene
     tokens = 1 if case == "one_token" else shape["tokens"]
     first = 0 if case == "no_prefix" else shape["first"]
     needed = -(-(first + tokens) // shape.get("page", PAGE))
-    cache = _draw_cache(2 * needed + 3, shape, dtype, generator)
+    cache = draw_cache(2 * needed + 3, shape, dtype, generator)
     pages = torch.randperm(len(cache), generator=generator)[:needed].int()
     q = _draw_queries(tokens, shape, case, dtype, generator)
     return Case(_draw_weights(shape, format, generator), (q, cache, pages, first))
@@ -129,7 +131,7 @@ def _decode_draw(shape: Shape, case: str, format: str, dtype: torch.dtype, gener
     if case == "even":
         contexts = torch.full((rows,), shape["context"])
     page = shape.get("page", PAGE)
-    cache = _draw_cache(rows * -(-shape["context"] // page) + 3, shape, dtype, generator)
+    cache = draw_cache(rows * -(-shape["context"] // page) + 3, shape, dtype, generator)
     free = torch.randperm(len(cache), generator=generator).tolist()
     table = torch.zeros(rows, -(-int(contexts.max()) // page), dtype=torch.int32)
     for row, context in enumerate(contexts.tolist()):
@@ -182,46 +184,4 @@ MLA_DECODE = Operator(
     ),
     tolerance=_TOLERANCE,
     timed="even",
-)
-
-
-def _append_describe() -> tuple[Shape, str]:
-    return {}, "none"
-
-
-def _append_reference(
-    weights: tuple[()], latent: Tensor, rope: Tensor, cache: Tensor, slots: Tensor
-) -> Tensor:
-    """latent: [tokens, kv_lora_rank]; rope: [tokens, rope]; slots: [tokens] page * page_size + offset.
-
-    Kernels write ``cache`` in place and return it; the reference returns a copy.
-    """
-    written = cache.clone()
-    written.view(-1, cache.shape[-1])[slots] = torch.cat([latent, rope], dim=-1).to(cache.dtype)
-    return written
-
-
-def _append_cost(shape: Shape, format: str, dtype: str) -> Cost:
-    return Cost(0, shape["tokens"] * (2 * (shape["latent"] + shape["rope"]) * value_bytes(dtype) + 8))
-
-
-def _append_draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
-    latent, rope = (
-        draw_rows(shape["tokens"], shape[part], case, dtype, generator) for part in ("latent", "rope")
-    )
-    cache = _draw_cache(shape["tokens"], shape, dtype, generator)
-    slots = torch.randperm(cache.shape[0] * cache.shape[1], generator=generator)[: len(latent)]
-    return Case((), (latent, rope, cache, slots))
-
-
-KV_APPEND = Operator(
-    name="kv_append",
-    reference=_append_reference,
-    describe=_append_describe,
-    cost=_append_cost,
-    draw=_append_draw,
-    cases=("random", "one_token"),
-    formats=("none",),
-    shapes=({"tokens": 9, "latent": 64, "rope": 16}, {"tokens": 3, "latent": 33, "rope": 6}),
-    tolerance={dtype: Tolerance(0.0, "values are copied") for dtype in ("float32", "bfloat16")},
 )

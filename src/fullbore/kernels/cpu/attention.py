@@ -1,4 +1,4 @@
-"""``mla_prefill``, ``mla_decode`` and ``kv_append``; ``csrc/mla.h`` says how the first two are computed."""
+"""``mla_prefill`` and ``mla_decode``; ``csrc/mla.h`` says how they are computed."""
 
 import ctypes
 from typing import Any, ClassVar, NamedTuple
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fullbore.kernels.cpu.kernel import CpuKernel, I, P
+from fullbore.kernels.cpu.kernel import I, P
 from fullbore.kernels.cpu.native import Native
 from fullbore.kernels.cpu.packed import FORMATS, PANEL, PanelKernel, Placed, dequantise, panels
 from fullbore.ops.attention import Heads
@@ -179,33 +179,3 @@ class CpuMlaPrefill(_LatentAttention):
         """
         pages = _int32(pages)
         return self.attend(packed, q, cache, pages.data_ptr(), len(pages), first, len(q))
-
-
-class CpuKvAppend(CpuKernel):
-    operator = "kv_append"
-    layout = "cpu"
-    formats = ("none",)
-
-    def __init__(self, dtype: str, native_: Native | None = None) -> None:
-        super().__init__(dtype, native_)
-        self._run = self.function("fb_kv_append", P, *(P, I, I) * 2, P, I, P, I, result=ctypes.c_int)
-
-    def run(self, packed: None, latent: Tensor, rope: Tensor, cache: Tensor, slots: Tensor) -> Tensor:
-        """latent: [tokens, kv_lora_rank]; rope: [tokens, rope]; slots: [tokens] int64 -> ``cache``, written.
-
-        IndexError: a slot that the cache does not have; nothing is written then.
-        """
-        if not (latent.dtype is rope.dtype is cache.dtype is self.dtype) or slots.dtype is not torch.int64:
-            types = f"{latent.dtype}, {rope.dtype}, {cache.dtype} and {slots.dtype}"
-            raise TypeError(f"latent, rope, cache and slots are {types}; expected {self.dtype} and int64")
-        if cache.shape[2] != latent.shape[1] + rope.shape[1] or not cache.is_contiguous():
-            expected = f"[pages, page_size, {latent.shape[1] + rope.shape[1]}], contiguous"
-            raise ValueError(f"the cache has shape {list(cache.shape)}, expected {expected}")
-        latent, rope, slots, size = _dense(latent), _dense(rope), _dense(slots), cache.element_size()
-        parts: list[int] = []
-        for part in (latent, rope):
-            parts += part.data_ptr(), part.stride(0) * size, part.shape[1] * size
-        rows = cache.shape[0] * cache.shape[1]
-        if self._run(self.pool, *parts, cache.data_ptr(), rows, slots.data_ptr(), slots.shape[0]):
-            raise IndexError(f"slots reach from {slots.min()} to {slots.max()}; the cache has {rows} rows")
-        return cache

@@ -161,13 +161,3 @@ class _State(NamedTuple):
             block = torch.bmm(weights, latents.masked_fill(beyond[..., None], 0.0))
         self.output.mul_(fade).add_(block)
         self.largest.copy_(largest)
-
-
-class TorchKvAppend(TorchKernel):
-    operator = "kv_append"
-    formats = ("none",)
-
-    def run(self, packed: None, latent: Tensor, rope: Tensor, cache: Tensor, slots: Tensor) -> Tensor:
-        """latent: [tokens, kv_lora_rank]; rope: [tokens, rope]; slots: [tokens] -> ``cache``, written."""
-        cache.view(-1, cache.shape[-1]).index_copy_(0, slots, torch.cat([latent, rope], dim=-1))
-        return cache
