@@ -49,7 +49,7 @@ class Tiles {
   Tiles& operator=(const Tiles&) = delete;
 };
 
-// The next block, a few lines with each step: a burst of them would stall.
+// Fetches the next block, a few lines with each step: a burst of them would stall.
 template <int kCache>
 struct Ahead {
   const uint8_t* line;
@@ -98,7 +98,7 @@ inline void take(const bf16* from, int inputs, bf16* to) {
 
 // `multiply` (panel.h) for bfloat16 rows.
 template <class F>
-void multiply_in_tiles(const bf16* const* a, int rows, const uint8_t* w, int64_t in, float* c) {
+void multiply_in_tiles(const bf16* const* a, int rows, const uint8_t* w, int64_t in, float* c, const uint8_t* next) {
   alignas(64) bf16 decoded[F::kCoded ? kBlock * kPanel : 1];
   alignas(64) bf16 left[2][kTileRows * kBlock] = {};  // this tile's rows, and meanwhile those of the next
   alignas(64) float sums[kTileRows * kPanel];
@@ -110,7 +110,8 @@ void multiply_in_tiles(const bf16* const* a, int rows, const uint8_t* w, int64_t
     const bf16* weights = reinterpret_cast<const bf16*>(w);
     if constexpr (F::kCoded) decode_block(w, decoded), weights = decoded;
     const float factor = F::factor(w);
-    Ahead<F::kCache> fetch{w + F::kBlockBytes, F::kLines * kPairs / (tiles * steps) + 1};
+    const uint8_t* after = k + kBlock < in ? w + F::kBlockBytes : next;
+    Ahead<F::kCache> fetch{after, F::kLines * kPairs / (tiles * steps) + 1};
 
     const auto gather = [&](int tile) {
       for (int row = tile * kTileRows; row < std::min(rows, (tile + 1) * kTileRows); ++row)
