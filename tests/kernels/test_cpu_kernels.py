@@ -48,7 +48,8 @@ def drawn(data: st.DataObject, isa: Isa, dtype: str, threads: int = 2) -> Case:
     k = data.draw(st.integers(1, experts))
     moe = CpuMoeFfn(dtype, native)
     ids = torch.rand(rows, experts, generator=g).topk(k, dim=-1).indices
-    packed = moe.pack([draw_expert(shape, format, g) for _ in range(experts)])
+    widths = [out] * experts + data.draw(st.lists(SIZES, max_size=1))  # the shared one, where there is one
+    packed = moe.pack([draw_expert({**shape, "inter": width}, format, g) for width in widths], experts)
     return moe, packed, (x, ids, torch.rand(ids.shape, generator=g))
 
 
@@ -161,7 +162,7 @@ def test_no_rows_give_no_rows() -> None:
 def test_an_expert_that_is_none_is_refused(id_: int) -> None:
     g = Generator().manual_seed(1)
     kernel = CpuMoeFfn("float32")
-    packed = kernel.pack([draw_expert({"hidden": 8, "inter": 8}, "bf16", g) for _ in range(3)])
+    packed = kernel.pack([draw_expert({"hidden": 8, "inter": 8}, "bf16", g) for _ in range(3)], 3)
     with pytest.raises(IntegrityError, match=r"expert that is not in \[0, 3\)"):
         kernel.run(packed, torch.zeros(2, 8), torch.tensor([[0], [id_]]), torch.ones(2, 1))
 
@@ -178,7 +179,7 @@ def test_packed_weights_take_the_room_of_the_stored_ones() -> None:
     g = Generator().manual_seed(1)
     for format, size in (("bf16", 2), ("fp8_block", 1)):
         kernel = CpuMoeFfn("bfloat16")
-        packed = kernel.pack([draw_expert({"hidden": 256, "inter": 128}, format, g) for _ in range(4)])
+        packed = kernel.pack([draw_expert({"hidden": 256, "inter": 128}, format, g) for _ in range(4)], 4)
         assert packed_bytes(packed) <= 1.01 * 4 * 3 * 256 * 128 * size
 
 
@@ -204,8 +205,8 @@ def test_experts_are_asked_for_in_order_and_one_at_a_time() -> None:
             return stored[index]
 
     kernel, lazy = CpuMoeFfn("float32"), Lazy()
-    packed = kernel.pack(lazy)
-    assert lazy.asked == [0, 1, 2]
+    packed = kernel.pack(lazy, 3)
+    assert lazy.asked == [0, 0, 1, 2]  # the first for its shape too
     x, ids = torch.randn(5, 16, generator=g), torch.tensor([[0, 1, 2]] * 5)
     assert bool(kernel.run(packed, x, ids, torch.ones(5, 3)).isfinite().all())
 
@@ -216,7 +217,7 @@ def test_long_batches_equal_the_reference_too(isa: Isa, dtype: str) -> None:
     """More rows than one chunk, also of a single expert."""
     g = Generator().manual_seed(5)
     operator = OPERATORS["moe_ffn"]
-    shape = {"tokens": 600, "hidden": 72, "inter": 40, "experts": 2, "k": 1}
+    shape = {"tokens": 600, "hidden": 72, "inter": 40, "experts": 2, "k": 1, "shared": 72}
     case = operator.draw(shape, "skewed", "fp8_block", DTYPES[dtype], g)
     kernel = CpuMoeFfn(dtype, native_of(isa, 2))
     output = kernel.run(kernel.pack(*case.weights), *case.inputs)

@@ -41,20 +41,19 @@ class Parts(Protocol):
 
 
 class Experts(Sequence[Expert]):
-    """Gate, up and down of a layer's routed experts, read one expert at a time as they are asked for."""
+    """Gate, up and down of each of a layer's experts, read one expert at a time as they are asked for."""
 
-    def __init__(self, parts: Parts, prefix: str, count: int) -> None:
-        self._parts, self._prefix, self._count = parts, prefix, count
+    def __init__(self, parts: Parts, prefixes: Sequence[str]) -> None:
+        self._parts, self._prefixes = parts, prefixes
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._prefixes)
 
     def __getitem__(self, index: Any) -> Any:
         """Expert ``index``. Asking for it says that the one before it is packed."""
-        if not 0 <= index < self._count:
-            raise IndexError(index)
+        prefix = self._prefixes[index]
         self._parts.done()
-        return ffn_weights(self._parts, f"{self._prefix}{index}.")
+        return ffn_weights(self._parts, prefix)
 
 
 def ffn_weights(parts: Parts, prefix: str) -> Expert:
