@@ -1,7 +1,7 @@
 """A checkpoint's matrices in another format, made one at a time as they are asked for, and what that lost.
 
-The loss of a matrix W that became V is the relative L2 error ||V - W|| / ||W||, both as float32 (an FP8 matrix
-is what it decodes to). The mean over matrices is weighted by their numbers of elements.
+The loss of a matrix W that became V is the relative L2 error ||V - W|| / ||W||, both as float32 (an FP8
+matrix is what it decodes to). The mean over matrices is weighted by their numbers of elements.
 """
 
 import math
@@ -86,8 +86,8 @@ class Converted:
         made, loss = convert(stored, format)
         if not math.isfinite(loss):
             raise CheckpointError(
-                f"tensor {name} cannot be converted to {format}: it holds a value that is not finite, or above "
-                "1e15; the file is damaged or was badly converted (see: fullbore inspect MODEL --verify)"
+                f"tensor {name} cannot be converted to {format}: it holds a value that is not finite, or "
+                "above 1e15; the file is damaged or was badly converted (see: fullbore inspect --verify)"
             )
         self.losses[name] = Loss(made.data.numel(), loss)
         return made

@@ -1,8 +1,9 @@
 """What ``--weights`` may say: the format that each matrix is converted to at load. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from fullbore.errors import UsageError, did_you_mean
 from fullbore.model.specs import TensorSpec
@@ -55,3 +56,14 @@ def recipe(name: str) -> Recipe:
             f"--weights {name[:40]} is not known{did_you_mean(name, RECIPES)}; use {', '.join(RECIPES)}"
         )
     return RECIPES[name]
+
+
+def add_weights_flag(add: Callable[..., Any]) -> None:
+    """``--weights``, by the ``add_argument`` of a parser or group; an unknown name is a UsageError."""
+    add(
+        "--weights",
+        type=lambda name: recipe(name).name,
+        default=STORED,
+        metavar="FORMAT",
+        help=f"convert them as they are loaded: {', '.join(RECIPES)} (default: {STORED})",
+    )
