@@ -108,7 +108,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     pages: int
     eos_token_ids: list[int]
     fingerprint: str  # of weights and config
-    weights: str = ""  # the format that most of them are in: fp8_block, int8, ...
+    weights: str = ""  # the format that most layers multiply by: fp8_block, int8, ...
     conversion: str = ""  # what was lost where they are not as stored, for people
 
 

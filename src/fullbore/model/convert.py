@@ -108,8 +108,10 @@ class Converted:
 
     @property
     def format(self) -> str:
-        """The one that most bytes are in."""
-        return max(self.formats, key=lambda format: self.formats[format])
+        """The one that most layers multiply by; embeddings do not count, which a small model mostly is."""
+        linears = (name for name in self._matrices if self._specs[name].kind == "linear")
+        (format, _), *_ = Counter(self.outline(name).format for name in linears).most_common(1)
+        return format
 
     def summary(self) -> str:
         """What was lost, in one line; "" where nothing was converted."""

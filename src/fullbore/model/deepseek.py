@@ -121,7 +121,7 @@ class Layer:
 class DeepseekV3:
     """The main model. ``bytes``: size of its packed weights, the MTP layers' included.
 
-    format: that of most of its weights, packed from it. conversion: what was lost where they were made of
+    format: that of most of its weights. conversion: what was lost where they were made of
     another one, for people; "" where they are as stored.
     """
 
