@@ -95,8 +95,9 @@ def draw_weights(layer: Layer, generator: Generator) -> tuple[object, ...]:
     if job.operator == "moe_ffn":
         few = {**fixed, "experts": min(fixed["experts"], DRAWN_EXPERTS), "k": 1}
         shape = step_shape(operator, few, 1, 1)
-        (experts,) = operator.draw(shape, operator.timed, job.format, DTYPES[job.dtype], generator).weights
-        return ([experts[place % len(experts)] for place in range(fixed["experts"])],)
+        drawn, routed = operator.draw(shape, operator.timed, job.format, DTYPES[job.dtype], generator).weights
+        many = [drawn[place % routed] for place in range(fixed["experts"])]
+        return [*many, *drawn[routed:]], fixed["experts"]
     shape = step_shape(operator, fixed, 1, 1)
     return operator.draw(shape, operator.timed, job.format, DTYPES[job.dtype], generator).weights
 

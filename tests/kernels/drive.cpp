@@ -11,14 +11,22 @@
 
 using namespace fullbore;
 
+struct Stored {
+  const uint8_t* values;
+  const float* factors;
+  int64_t out, in;
+  uint8_t* to;
+  int64_t step;
+};
+
 extern "C" {
 Pool* fb_pool_new(int, const int*);
 void fb_pool_free(Pool*);
 int64_t fb_panel_bytes(int64_t, int64_t);
-void fb_pack(Pool*, int64_t, const uint8_t*, const float*, int64_t, int64_t, uint8_t*, int64_t);
+void fb_pack(Pool*, int64_t, const Stored*, int64_t);
 void fb_linear(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, const void*, int64_t, void*);
-int64_t fb_moe_ffn(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const void*,
-                   const int64_t*, const float*, void*);
+int64_t fb_moe_ffn(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
+                   const void*, const int64_t*, const float*, void*);
 }
 
 namespace {
@@ -46,7 +54,8 @@ void pack_ones(Pool* pool, int64_t format, int64_t out, int64_t in, uint8_t* to,
   const std::vector<uint8_t> codes(out * in, 7 << 3);
   const std::vector<float> factors(((out + 127) / 128) * ((in + 127) / 128), 1.0f);
   const auto* source = format ? codes.data() : reinterpret_cast<const uint8_t*>(wide.data());
-  fb_pack(pool, format, source, factors.data(), out, in, to, step);
+  const Stored matrix{source, factors.data(), out, in, to, step};
+  fb_pack(pool, format, &matrix, 1);
 }
 
 template <class X>
@@ -71,31 +80,35 @@ void linear(Pool* pool, int64_t format, int64_t rows, int64_t out, int64_t in) {
 
 template <class X>
 void moe_ffn(Pool* pool, int64_t format, int64_t tokens, int64_t k, int64_t experts, int64_t hidden, int64_t inter,
-             Random& random) {
-  const int64_t into = fb_panel_bytes(format, hidden), out = fb_panel_bytes(format, inter);
-  const int64_t gate_up = 2 * ((inter + 63) / 64) * into, size = gate_up + (hidden + 63) / 64 * out;
-  std::vector<uint8_t> packed(experts * size);
-  for (int64_t expert = 0; expert < experts; ++expert) {
-    uint8_t* place = packed.data() + expert * size;
-    pack_ones(pool, format, inter, hidden, place, 2 * into);
-    pack_ones(pool, format, inter, hidden, place + into, 2 * into);
-    pack_ones(pool, format, hidden, inter, place + gate_up, out);
+             int64_t shared, Random& random) {
+  const int64_t into = fb_panel_bytes(format, hidden);
+  const auto gate_up = [&](int64_t width) { return 2 * ((width + 63) / 64) * into; };
+  const auto size = [&](int64_t width) { return gate_up(width) + (hidden + 63) / 64 * fb_panel_bytes(format, width); };
+  std::vector<uint8_t> packed(experts * size(inter) + size(shared));
+  for (int64_t expert = 0; expert <= experts; ++expert) {
+    const int64_t width = expert < experts ? inter : shared;
+    uint8_t* place = packed.data() + expert * size(inter);
+    pack_ones(pool, format, width, hidden, place, 2 * into);
+    pack_ones(pool, format, width, hidden, place + into, 2 * into);
+    pack_ones(pool, format, hidden, width, place + gate_up(width), fb_panel_bytes(format, width));
   }
   std::vector<int64_t> ids(tokens * k);
   for (auto& id : ids) id = random(static_cast<uint32_t>(experts));
   const std::vector<float> scores(tokens * k, 1.0f / static_cast<float>(k));
   const std::vector<X> x(tokens * hidden, number<X>(1.0f / static_cast<float>(hidden)));
   std::vector<X> y(tokens * hidden);
-  const int64_t refused = fb_moe_ffn(pool, packed.data(), format, experts, hidden, inter, sizeof(X) == 2, tokens, k,
-                                     x.data(), ids.data(), scores.data(), y.data());
+  const auto call = [&] {
+    return fb_moe_ffn(pool, packed.data(), format, experts, hidden, inter, shared, sizeof(X) == 2, tokens, k, x.data(),
+                      ids.data(), scores.data(), y.data());
+  };
+  const int64_t refused = call();
   expect(!refused, "moe_ffn refused good ids");
-  const float expected = static_cast<float>(inter) / (1 + std::exp(-1.0f));  // silu(1) * 1, summed over inter
+  const auto widths = static_cast<float>(inter + shared);
+  const float expected = widths / (1 + std::exp(-1.0f));  // silu(1) * 1, summed over the widths
   for (const X& sum : y) expect(std::fabs(value(sum) / expected - 1) < 0.02f, "moe_ffn is wrong");
   if (!ids.empty()) {
     ids.back() = experts;
-    expect(fb_moe_ffn(pool, packed.data(), format, experts, hidden, inter, sizeof(X) == 2, tokens, k, x.data(),
-                      ids.data(), scores.data(), y.data()) == 1,
-           "moe_ffn took an expert that is none");
+    expect(call() == 1, "moe_ffn took an expert that is none");
   }
 }
 
@@ -109,8 +122,8 @@ void everything(Pool* pool, uint32_t seed) {
     }
     for (const int64_t tokens : {0, 1, 5, 30}) {
       const int64_t experts = 1 + random(5), k = 1 + random(3), hidden = 1 + random(150), inter = 1 + random(150);
-      moe_ffn<float>(pool, format, tokens, k, experts, hidden, inter, random);
-      moe_ffn<bf16>(pool, format, tokens, k, experts, hidden, inter, random);
+      moe_ffn<float>(pool, format, tokens, k, experts, hidden, inter, random(2) * inter, random);
+      moe_ffn<bf16>(pool, format, tokens, k, experts, hidden, inter, random(200), random);
     }
   }
 }

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from fullbore.errors import FullboreError, IntegrityError
+from fullbore.kernels.cpu import moe
 from fullbore.kernels.cpu.build import Isa
 from fullbore.kernels.cpu.linear import CpuLinear
 from fullbore.kernels.cpu.moe import CpuMoeFfn, CpuSwiglu
+from fullbore.kernels.cpu.packed import dequantise
 from fullbore.ops.contract import DTYPES, packed_bytes
 from fullbore.ops.draws import draw_weight
 from fullbore.ops.ffn import draw_expert
@@ -48,7 +50,8 @@ def drawn(data: st.DataObject, isa: Isa, dtype: str, threads: int = 2) -> Case:
     k = data.draw(st.integers(1, experts))
     moe = CpuMoeFfn(dtype, native)
     ids = torch.rand(rows, experts, generator=g).topk(k, dim=-1).indices
-    packed = moe.pack([draw_expert(shape, format, g) for _ in range(experts)])
+    widths = [out] * experts + data.draw(st.lists(SIZES, max_size=1))  # the shared one, where there is one
+    packed = moe.pack([draw_expert({**shape, "inter": width}, format, g) for width in widths], experts)
     return moe, packed, (x, ids, torch.rand(ids.shape, generator=g))
 
 
@@ -135,6 +138,15 @@ def test_every_code_of_e4m3_is_read_as_its_value(isa: Isa, dtype: str, rows: int
 
 
 @ON_EACH
+@IN_EACH
+def test_dequantising_gives_the_bits_of_the_definition(isa: Isa, dtype: str) -> None:
+    kernel, g = CpuLinear(dtype, native_of(isa, 2)), Generator().manual_seed(2)
+    for out, in_ in ((1, 1), (128, 128), (129, 127), (300, 257)):
+        weight = draw_weight(out, in_, "fp8_block", g)
+        assert torch.equal(dequantise(kernel, weight), weight.dequantise(kernel.dtype)), (out, in_)
+
+
+@ON_EACH
 def test_rows_that_are_views_are_read_as_they_are(isa: Isa) -> None:
     g = Generator().manual_seed(3)
     kernel = CpuLinear("float32", native_of(isa, 2))
@@ -161,7 +173,7 @@ def test_no_rows_give_no_rows() -> None:
 def test_an_expert_that_is_none_is_refused(id_: int) -> None:
     g = Generator().manual_seed(1)
     kernel = CpuMoeFfn("float32")
-    packed = kernel.pack([draw_expert({"hidden": 8, "inter": 8}, "bf16", g) for _ in range(3)])
+    packed = kernel.pack([draw_expert({"hidden": 8, "inter": 8}, "bf16", g) for _ in range(3)], 3)
     with pytest.raises(IntegrityError, match=r"expert that is not in \[0, 3\)"):
         kernel.run(packed, torch.zeros(2, 8), torch.tensor([[0], [id_]]), torch.ones(2, 1))
 
@@ -178,36 +190,41 @@ def test_packed_weights_take_the_room_of_the_stored_ones() -> None:
     g = Generator().manual_seed(1)
     for format, size in (("bf16", 2), ("fp8_block", 1)):
         kernel = CpuMoeFfn("bfloat16")
-        packed = kernel.pack([draw_expert({"hidden": 256, "inter": 128}, format, g) for _ in range(4)])
+        packed = kernel.pack([draw_expert({"hidden": 256, "inter": 128}, format, g) for _ in range(4)], 4)
         assert packed_bytes(packed) <= 1.01 * 4 * 3 * 256 * 128 * size
 
 
-def test_experts_are_asked_for_in_order_and_one_at_a_time() -> None:
-    """Asking for one says that the one before is packed, and its memory may go."""
+@pytest.mark.parametrize("together", [1, 2, 5])
+def test_experts_are_asked_for_in_order_and_a_few_at_a_time(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking for some says that those before are packed, and their memory may go."""
     g = Generator().manual_seed(1)
-    stored = [draw_expert({"hidden": 16, "inter": 8}, "bf16", g) for _ in range(3)]
+    count, shape = 5, {"hidden": 16, "inter": 8}
+    stored = [draw_expert(shape, "bf16", g) for _ in range(count)]
+    kernel, lazy = CpuMoeFfn("float32"), _Forgetful(stored)
+    packed = kernel.pack(stored, count)
+    monkeypatch.setattr(moe, "_TOGETHER_BYTES", together * packed_bytes(packed) // count)
+    assert torch.equal(kernel.pack(lazy, count).memory, packed.memory)
+    assert lazy.asked == [0, *range(count)]
 
-    class Lazy(Sequence[Any]):
-        asked: list[int]
 
-        def __init__(self) -> None:
-            self.asked = []
+class _Forgetful(Sequence[Any]):
+    """What was handed out is gone when more is asked for."""
 
-        def __len__(self) -> int:
-            return 3
+    def __init__(self, stored: Sequence[Any]) -> None:
+        self.stored, self.asked = stored, list[int]()
 
-        def __getitem__(self, index: Any) -> Any:
-            self.asked.append(index)
-            if index:  # what was handed out before is gone
-                for weight in stored[index - 1]:
-                    weight.data.fill_(float("nan"))
-            return stored[index]
+    def __len__(self) -> int:
+        return len(self.stored)
 
-    kernel, lazy = CpuMoeFfn("float32"), Lazy()
-    packed = kernel.pack(lazy)
-    assert lazy.asked == [0, 1, 2]
-    x, ids = torch.randn(5, 16, generator=g), torch.tensor([[0, 1, 2]] * 5)
-    assert bool(kernel.run(packed, x, ids, torch.ones(5, 3)).isfinite().all())
+    def __getitem__(self, index: Any) -> Any:
+        for number in self.asked[1:]:  # the first is asked for twice, to see its shape
+            for weight in self.stored[number]:
+                weight.data.fill_(float("nan"))
+        numbers = range(*index.indices(len(self))) if isinstance(index, slice) else [index]
+        self.asked += numbers
+        return [self.stored[number] for number in numbers] if isinstance(index, slice) else self.stored[index]
 
 
 @ON_EACH
@@ -216,7 +233,7 @@ def test_long_batches_equal_the_reference_too(isa: Isa, dtype: str) -> None:
     """More rows than one chunk, also of a single expert."""
     g = Generator().manual_seed(5)
     operator = OPERATORS["moe_ffn"]
-    shape = {"tokens": 600, "hidden": 72, "inter": 40, "experts": 2, "k": 1}
+    shape = {"tokens": 600, "hidden": 72, "inter": 40, "experts": 2, "k": 1, "shared": 72}
     case = operator.draw(shape, "skewed", "fp8_block", DTYPES[dtype], g)
     kernel = CpuMoeFfn(dtype, native_of(isa, 2))
     output = kernel.run(kernel.pack(*case.weights), *case.inputs)

@@ -108,6 +108,23 @@ def test_other_sources_or_another_compiler_are_another_object(
 
 
 @HAS_COMPILER
+@X86
+def test_every_process_looks_for_an_object_under_the_same_name() -> None:
+    script = "from fullbore.kernels.cpu import build; print(build.cache_key(build.AVX512BF16))"
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert names == {build.cache_key(AVX512BF16) + "\n"}
+
+
+@HAS_COMPILER
 def test_an_installed_object_is_used_as_it_lies(small_sources: Path) -> None:
     compile_object(GENERIC, installed(small_sources))
     load((GENERIC,), 1, small_sources)

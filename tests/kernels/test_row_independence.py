@@ -55,7 +55,9 @@ def test_linear_and_swiglu(data: st.DataObject, tokens: int, out: int, in_: int,
 def test_moe_ffn(data: st.DataObject, tokens: int, hidden: int, inter: int, experts: int) -> None:
     g = Generator().manual_seed(tokens)
     kernel = TorchMoeFfn("float32")
-    packed = kernel.pack([draw_expert({"hidden": hidden, "inter": inter}, "fp32", g) for _ in range(experts)])
+    widths = [inter] * experts + data.draw(st.lists(st.integers(1, 40), max_size=1))
+    drawn = [draw_expert({"hidden": hidden, "inter": width}, "fp32", g) for width in widths]
+    packed = kernel.pack(drawn, experts)
     k = data.draw(st.integers(1, experts))
     ids = torch.rand(tokens, experts, generator=g).topk(k, dim=-1).indices
     check(

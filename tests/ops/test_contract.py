@@ -105,7 +105,7 @@ def test_the_job_of_experts_asks_for_one_of_them() -> None:
         asked: int = 0
 
         def __len__(self) -> int:
-            return 256
+            return 257
 
         def __getitem__(self, index: Any) -> Any:
             self.asked += 1
@@ -115,9 +115,9 @@ def test_the_job_of_experts_asks_for_one_of_them() -> None:
             raise AssertionError("all experts were read")
 
     experts = Lazy()
-    job = Job.of(OPERATORS["moe_ffn"], (experts,), "float32", "cpu")
-    assert dict(job.shape) == {"experts": 256, "hidden": 16, "inter": 8}
-    assert experts.asked == 1
+    job = Job.of(OPERATORS["moe_ffn"], (experts, 256), "float32", "cpu")
+    assert dict(job.shape) == {"experts": 256, "hidden": 16, "inter": 8, "shared": 8}
+    assert experts.asked == 2
 
 
 def test_packed_bytes_are_of_all_tensors_at_any_depth() -> None:

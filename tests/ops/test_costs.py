@@ -130,7 +130,7 @@ def test_bytes_are_those_of_inputs_weights_and_output(name: str, dtype: str) -> 
 @given(st.integers(2, 64), st.data())
 def test_experts_that_nobody_chose_are_not_read(experts: int, data: st.DataObject) -> None:
     k, tokens = data.draw(st.integers(1, experts)), data.draw(st.integers(1, 200))
-    shape = {"tokens": tokens, "hidden": 64, "inter": 32, "experts": experts, "k": k}
+    shape = {"tokens": tokens, "hidden": 64, "inter": 32, "experts": experts, "k": k, "shared": 0}
     cost = OPERATORS["moe_ffn"].cost
     one = 3 * matrix_bytes(32, 64, "bf16")
     uniform, every = (cost(each, "bf16", "float32").bytes for each in (shape, {**shape, "touched": experts}))

@@ -20,7 +20,13 @@ LINEAR = Job("linear", (("in", 256), ("out", 512)), "bf16", "bfloat16", "cpu")
 WIDER = Job("linear", (("in", 512), ("out", 1024)), "bf16", "bfloat16", "cpu")
 HEADS = (("heads", 4), ("latent", 64), ("nope", 32), ("rope", 16), ("v", 32))
 DECODE = Job("mla_decode", HEADS, "bf16", "bfloat16", "cpu")
-MOE = Job("moe_ffn", (("experts", 64), ("hidden", 128), ("inter", 64)), "fp8_block", "bfloat16", "cpu")
+MOE = Job(
+    "moe_ffn",
+    (("experts", 64), ("hidden", 128), ("inter", 64), ("shared", 0)),
+    "fp8_block",
+    "bfloat16",
+    "cpu",
+)
 counts = st.lists(st.integers(1, 2000), min_size=1, max_size=6, unique=True)
 
 

@@ -193,8 +193,10 @@ def test_swiglu(format: str) -> None:
 @pytest.mark.parametrize("case_name", ["random", "skewed", "one_expert"])
 def test_moe_ffn_sums_each_tokens_experts(case_name: str) -> None:
     for case in drawn("moe_ffn", "fp8_block", case_name):
-        (experts,), (x, ids, scores) = case.weights, case.inputs
+        (experts, routed), (x, ids, scores) = case.weights, case.inputs
         expected = np.zeros(x.shape)
+        for shared in experts[routed:]:
+            expected += naive_swiglu(shared, array(x))
         for token, row in enumerate(array(x)):
             for expert, score in zip(ids[token].tolist(), scores[token].tolist(), strict=True):
                 expected[token] += score * naive_swiglu(experts[expert], row[None])[0]

@@ -74,7 +74,9 @@ def test_the_jobs_own_shape_and_ragged_ones_are_tried() -> None:
 
 
 def test_experts_are_tried_with_all_tokens_at_one_and_few_are_drawn() -> None:
-    job = Job("moe_ffn", (("experts", 256), ("hidden", 64), ("inter", 32)), "bf16", "float32", "cpu")
+    job = Job(
+        "moe_ffn", (("experts", 256), ("hidden", 64), ("inter", 32), ("shared", 0)), "bf16", "float32", "cpu"
+    )
     own = [trial for trial in own_trials(job, {"k": 6})]
     assert {len(trial.drawn.weights[0]) for trial in own} == {8}
     assert any("one_expert" in trial.name for trial in own)

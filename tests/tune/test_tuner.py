@@ -251,7 +251,7 @@ def test_points_stay_within_the_mode_and_within_memory() -> None:
 
 
 def test_experts_that_fit_nowhere_are_timed_by_fewer() -> None:
-    shape = (("experts", 256), ("hidden", 7168), ("inter", 2048))
+    shape = (("experts", 256), ("hidden", 7168), ("inter", 2048), ("shared", 2048))
     work = Workload({}, {"k": 8})
     job = Job("moe_ffn", shape, "fp8_block", "bfloat16", "cpu")
     fixed = timed_sizes(work, job, 2 << 30)

@@ -7,6 +7,7 @@ choice and leaves the logits finite. Weights in pickled form (.bin, .pt) are nev
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -122,8 +123,9 @@ class Checkpoint:
             )
 
     def _check_scale(self, name: str, scale: Tensor) -> None:
-        sound = scale.isfinite() & (scale > 0)
-        if not bool(sound.all()):
+        low, high = scale.aminmax()
+        if not (low > 0 and high < math.inf):  # neither holds of nan, which is both where it occurs
+            sound = scale.isfinite() & (scale > 0)
             row, column = (~sound).nonzero()[0].tolist()
             raise CheckpointError(
                 f"{self.file_of(name)}: tensor {name} has the factor {scale[row, column].item()} for block "

@@ -77,7 +77,7 @@ class Attention:
 
 
 class MixtureOfExperts:
-    """Routed experts and, where the model has them, shared ones, which are a single wide ``swiglu``."""
+    """Routed experts and, where the model has them, shared ones, which are a single wide one."""
 
     def __init__(self, config: ModelConfig, parts: Parts, prefix: str) -> None:
         c = config
@@ -86,15 +86,14 @@ class MixtureOfExperts:
         )
         gate = parts.tensor(prefix + "gate.weight"), parts.tensor(prefix + "gate.e_score_correction_bias")
         self.route = parts.bind("route", *gate, routing)
-        self.experts = parts.bind("moe_ffn", Experts(parts, prefix + "experts.", c.n_routed_experts))
-        self.shared = None
+        prefixes = [f"{prefix}experts.{expert}." for expert in range(c.n_routed_experts)]
         if c.n_shared_experts:
-            self.shared = parts.bind("swiglu", *ffn_weights(parts, prefix + "shared_experts."))
+            prefixes.append(prefix + "shared_experts.")
+        self.experts = parts.bind("moe_ffn", Experts(parts, prefixes), c.n_routed_experts)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [T, hidden] -> [T, hidden]."""
-        y: Tensor = self.experts(x, *self.route(x))
-        return y if self.shared is None else y + self.shared(x)
+        return self.experts(x, *self.route(x))  # type: ignore[no-any-return]
 
 
 class Layer:

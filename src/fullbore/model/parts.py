@@ -41,20 +41,21 @@ class Parts(Protocol):
 
 
 class Experts(Sequence[Expert]):
-    """Gate, up and down of a layer's routed experts, read one expert at a time as they are asked for."""
+    """Gate, up and down of each of a layer's experts, read as they are asked for: one, or a run of them."""
 
-    def __init__(self, parts: Parts, prefix: str, count: int) -> None:
-        self._parts, self._prefix, self._count = parts, prefix, count
+    def __init__(self, parts: Parts, prefixes: Sequence[str]) -> None:
+        self._parts, self._prefixes = parts, prefixes
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._prefixes)
 
     def __getitem__(self, index: Any) -> Any:
-        """Expert ``index``. Asking for it says that the one before it is packed."""
-        if not 0 <= index < self._count:
-            raise IndexError(index)
+        """Expert ``index``, or the list of a slice. Asking says that what came before is packed."""
+        prefixes = self._prefixes[index]
         self._parts.done()
-        return ffn_weights(self._parts, f"{self._prefix}{index}.")
+        if isinstance(prefixes, str):
+            return ffn_weights(self._parts, prefixes)
+        return [ffn_weights(self._parts, prefix) for prefix in prefixes]
 
 
 def ffn_weights(parts: Parts, prefix: str) -> Expert:

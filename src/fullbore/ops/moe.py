@@ -1,4 +1,5 @@
-"""``moe_ffn``: the routed experts of one layer, each a ``swiglu``, weighted and summed for every token."""
+"""``moe_ffn``: the experts of one layer, each a ``swiglu``: a token's own among the routed ones, weighted, and the
+shared one, where there is one (DeepSeek-V3 report, section 2.1.2)."""
 
 from collections.abc import Sequence
 
@@ -11,16 +12,22 @@ from fullbore.ops.ffn import Expert, draw_expert, expert_bytes, swiglu_reference
 from fullbore.ops.formats import value_bytes
 
 
-def _describe(experts: Sequence[Expert]) -> tuple[Shape, str]:
+def _describe(experts: Sequence[Expert], routed: int) -> tuple[Shape, str]:
+    """``experts``: the first ``routed`` are chosen by the router; at most one follows, the shared one, whose
+    width is its own."""
     gate = experts[0][0]
     inter, hidden = gate.data.shape
-    return {"experts": len(experts), "hidden": hidden, "inter": inter}, gate.format
+    shared = experts[routed][0].data.shape[0] if len(experts) > routed else 0
+    return {"experts": routed, "hidden": hidden, "inter": inter, "shared": shared}, gate.format
 
 
-def _reference(weights: tuple[Sequence[Expert]], x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
+def _reference(weights: tuple[Sequence[Expert], int], x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
     """x: [tokens, hidden]; ids, scores: [tokens, k] chosen experts and their weights -> [tokens, hidden]."""
+    experts, routed = weights
     y = torch.zeros_like(x, dtype=torch.float32)
-    for expert, parts in enumerate(weights[0]):
+    for parts in experts[routed:]:
+        y += swiglu_reference(parts, x)
+    for expert, parts in enumerate(experts[:routed]):
         token, slot = torch.where(ids == expert)
         y[token] += scores[token, slot, None].float() * swiglu_reference(parts, x[token])
     return y
@@ -31,8 +38,12 @@ def _cost(shape: Shape, format: str, dtype: str) -> Cost:
     tokens, experts, k = shape["tokens"], shape["experts"], shape["k"]
     touched = shape.get("touched", round(experts * (1 - (1 - k / experts) ** tokens)))
     moved = tokens * (2 * shape["hidden"] * value_bytes(dtype) + k * 12)  # ids are int64, scores float32
-    flops = 6 * tokens * k * shape["hidden"] * shape["inter"]
-    return Cost(flops, touched * expert_bytes(shape, format) + moved)
+    flops = 6 * tokens * shape["hidden"] * (k * shape["inter"] + shape["shared"])
+    return Cost(flops, touched * expert_bytes(shape, format) + expert_bytes(_shared(shape), format) + moved)
+
+
+def _shared(shape: Shape) -> Shape:
+    return {**shape, "inter": shape["shared"]}
 
 
 def _draw_inputs(shape: Shape, case: str, dtype: torch.dtype, generator: Generator) -> tuple[Tensor, ...]:
@@ -49,7 +60,9 @@ def _draw_inputs(shape: Shape, case: str, dtype: torch.dtype, generator: Generat
 
 def _draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
     experts = [draw_expert(shape, format, generator) for _ in range(shape["experts"])]
-    return Case((experts,), _draw_inputs(shape, case, dtype, generator))
+    if shape["shared"]:
+        experts.append(draw_expert(_shared(shape), format, generator))
+    return Case((experts, shape["experts"]), _draw_inputs(shape, case, dtype, generator))
 
 
 MOE_FFN = Operator(
@@ -61,9 +74,9 @@ MOE_FFN = Operator(
     cases=("random", "skewed", "one_expert", "extreme_scales", "one_token"),
     formats=WEIGHT_FORMATS,
     shapes=(
-        {"tokens": 16, "hidden": 128, "inter": 64, "experts": 8, "k": 2},
-        {"tokens": 21, "hidden": 72, "inter": 37, "experts": 5, "k": 5},
-        {"tokens": 7, "hidden": 40, "inter": 130, "experts": 12, "k": 1},
+        {"tokens": 16, "hidden": 128, "inter": 64, "experts": 8, "k": 2, "shared": 64},
+        {"tokens": 21, "hidden": 72, "inter": 37, "experts": 5, "k": 5, "shared": 0},
+        {"tokens": 7, "hidden": 40, "inter": 130, "experts": 12, "k": 1, "shared": 200},
     ),
     tolerance=ARITHMETIC,
     draw_inputs=_draw_inputs,

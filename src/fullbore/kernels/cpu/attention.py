@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fullbore.kernels.cpu.kernel import CpuKernel, I, P
 from fullbore.kernels.cpu.native import Native
+from fullbore.kernels.cpu.packed import dequantise
 from fullbore.ops.attention import Heads
 from fullbore.ops.draws import WEIGHT_FORMATS
 from fullbore.ops.formats import Weight
@@ -84,7 +85,7 @@ class _LatentAttention(CpuKernel):
     def pack(self, kv_b: Weight, heads: Heads) -> Absorbed:
         dtype = torch.bfloat16 if self.pair == 2 else torch.float32
         # Split after dequantising: the borders of scale blocks are not the borders of heads.
-        both = kv_b.dequantise(self.dtype).to(dtype).view(heads.count, heads.nope + heads.v, -1)
+        both = dequantise(self, kv_b).to(dtype).view(heads.count, heads.nope + heads.v, -1)
         value = F.pad(both[:, heads.nope :].mT, (0, 0, 0, -heads.latent % _STEP))  # [heads, latent, v]
         if self.pair == 2:
             value = value[:, _mixed_order(value.shape[1])]

@@ -107,7 +107,8 @@ def compiler_version(command: tuple[str, ...]) -> str:
 
 def cache_key(isa: Isa) -> str:
     """Names an object by all that goes into it: sources, flags, compiler."""
-    text = repr((abi(), isa, FLAGS, compiler(), compiler_version(compiler())))
+    # Nothing of a set here: its order is another in each process, and each would compile its own object.
+    text = repr((abi(), isa.name, FLAGS, isa.compiler_flags, compiler(), compiler_version(compiler())))
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 

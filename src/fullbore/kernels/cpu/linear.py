@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fullbore.kernels.cpu.kernel import I, P
 from fullbore.kernels.cpu.native import Native
-from fullbore.kernels.cpu.packed import FORMATS, PanelKernel, panels
+from fullbore.kernels.cpu.packed import FORMATS, PanelKernel, Placed, panels
 from fullbore.ops.formats import Weight
 
 
@@ -32,7 +32,7 @@ class CpuLinear(PanelKernel):
         out, in_ = weight.data.shape
         step = self.panel_bytes(weight.format, in_)
         memory = self.room(panels(out) * step)
-        self.pack_into(memory.data_ptr(), step, weight, weight.format)
+        self.pack_all(weight.format, [Placed(weight, memory.data_ptr(), step)])
         return Panels(memory, memory.data_ptr(), FORMATS[weight.format], out, in_)
 
     def run(self, packed: Panels, x: Tensor) -> Tensor:

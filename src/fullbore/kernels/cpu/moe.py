@@ -1,4 +1,4 @@
-"""``moe_ffn``, and ``swiglu``, which is its case of one expert that every token chose (csrc/moe.cpp)."""
+"""``moe_ffn``, and ``swiglu``, which is its case of no routed expert and a shared one (csrc/moe.cpp)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,15 +9,16 @@ from torch import Tensor
 from fullbore.errors import IntegrityError
 from fullbore.kernels.cpu.kernel import I, P
 from fullbore.kernels.cpu.native import Native
-from fullbore.kernels.cpu.packed import FORMATS, PanelKernel, panels
+from fullbore.kernels.cpu.packed import FORMATS, PanelKernel, Placed, panels
 from fullbore.ops.ffn import Expert
 from fullbore.ops.formats import Weight
 
-_KEPT = 64  # rows of what every call of ``swiglu`` is given alike
+_TOGETHER_BYTES = 32 << 20  # of experts that are packed in one call, and mapped meanwhile
 
 
 class Experts(NamedTuple):
-    """``memory``: uint8; of each expert gate and up panels in turn, then those of down."""
+    """``memory``: uint8; of each expert gate and up panels in turn, then those of down. ``shared``: the width
+    of the last, or 0."""
 
     memory: Tensor
     address: int
@@ -25,6 +26,7 @@ class Experts(NamedTuple):
     experts: int
     hidden: int
     inter: int
+    shared: int
 
 
 class _Experts(PanelKernel):
@@ -32,36 +34,46 @@ class _Experts(PanelKernel):
 
     def __init__(self, dtype: str, native_: Native | None = None) -> None:
         super().__init__(dtype, native_)
-        self._moe_ffn = self.function("fb_moe_ffn", P, P, I, I, I, I, I, I, I, P, P, P, P, result=I)
+        self._moe_ffn = self.function("fb_moe_ffn", P, P, *(I,) * 8, P, P, P, P, result=I)
 
-    def pack_experts(self, experts: Sequence[Expert]) -> Experts:
-        """One expert at a time: the sequence may load them as they are asked for."""
-        if not len(experts):
-            raise ValueError("moe_ffn needs at least one expert, got none")
-        gate, up, down = experts[0]
+    def pack_experts(self, experts: Sequence[Expert], routed: int) -> Experts:
+        """Some experts at a time: the sequence may load them as they are asked for."""
+        gate = experts[0][0]
         format, (inter, hidden) = gate.format, gate.data.shape
-        into, out = self.panel_bytes(format, hidden), self.panel_bytes(format, inter)
-        gate_up = 2 * panels(inter) * into
-        size = gate_up + panels(hidden) * out
-        memory = self.room(len(experts) * size)
-        for index in range(len(experts)):
-            if index:
-                gate, up, down = experts[index]
-            place = memory.data_ptr() + index * size
-            self.pack_into(place, 2 * into, gate, format)
-            self.pack_into(place + into, 2 * into, up, format)
-            self.pack_into(place + gate_up, out, down, format)
-        return Experts(memory, memory.data_ptr(), FORMATS[format], len(experts), hidden, inter)
+        shared = experts[routed][0].data.shape[0] if len(experts) > routed else 0
+        size = self._expert_bytes(format, hidden, inter)
+        memory = self.room(routed * size + self._expert_bytes(format, hidden, shared))
+        together = max(1, _TOGETHER_BYTES // max(1, size))
+        for first in range(0, len(experts), together):
+            matrices: list[Placed] = []
+            for number, expert in enumerate(experts[first : first + together], first):
+                matrices += self._placed(memory.data_ptr() + number * size, expert, format)
+            self.pack_all(format, matrices)
+        inter = inter if routed else 0
+        return Experts(memory, memory.data_ptr(), FORMATS[format], routed, hidden, inter, shared)
 
-    def ffn(self, packed: Experts, x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
-        """x: [tokens, hidden]; ids: [tokens, k] int64; scores: [tokens, k] float32 -> [tokens, hidden]."""
-        _, address, format, experts, hidden, inter = packed
-        tokens, k = ids.shape
-        x, ids, scores = x.contiguous(), ids.contiguous(), scores.contiguous()
+    def _expert_bytes(self, format: str, hidden: int, inter: int) -> int:
+        gate_up = 2 * panels(inter) * self.panel_bytes(format, hidden)
+        return gate_up + panels(hidden) * self.panel_bytes(format, inter)
+
+    def _placed(self, place: int, expert: Expert, format: str) -> tuple[Placed, ...]:
+        gate, up, down = expert
+        inter, hidden = gate.data.shape
+        into, out = self.panel_bytes(format, hidden), self.panel_bytes(format, inter)
+        gates, downs = 2 * into, place + 2 * panels(inter) * into
+        return Placed(gate, place, gates), Placed(up, place + into, gates), Placed(down, downs, out)
+
+    def ffn(
+        self, packed: Experts, x: Tensor, tokens: int, k: int, ids: int | None, scores: int | None
+    ) -> Tensor:
+        """x: [tokens, hidden]; addresses of ids: [tokens, k] int64 and scores: [tokens, k] float32
+        -> [tokens, hidden]."""
+        _, address, format, experts, hidden, inter, shared = packed
+        x = x.contiguous()
         y = torch.empty_like(x)
         refused = self._moe_ffn(
-            *(self.pool, address, format, experts, hidden, inter, self.is_bf16, tokens, k),
-            *(x.data_ptr(), ids.data_ptr(), scores.data_ptr(), y.data_ptr()),
+            *(self.pool, address, format, experts, hidden, inter, shared, self.is_bf16, tokens, k),
+            *(x.data_ptr(), ids, scores, y.data_ptr()),
         )
         if refused:
             raise IntegrityError(f"a token was routed to an expert that is not in [0, {experts})")
@@ -71,28 +83,24 @@ class _Experts(PanelKernel):
 class CpuMoeFfn(_Experts):
     operator = "moe_ffn"
 
-    def pack(self, experts: Sequence[Expert]) -> Experts:
-        return self.pack_experts(experts)
+    def pack(self, experts: Sequence[Expert], routed: int) -> Experts:
+        if not routed:
+            raise ValueError("moe_ffn needs at least one routed expert, got none")
+        return self.pack_experts(experts, routed)
 
     def run(self, packed: Experts, x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
         """x: [tokens, hidden]; ids: [tokens, k] int64; scores: [tokens, k] float32 -> [tokens, hidden]."""
-        return self.ffn(packed, x, ids, scores)
+        tokens, k = ids.shape
+        ids, scores = ids.contiguous(), scores.contiguous()
+        return self.ffn(packed, x, tokens, k, ids.data_ptr(), scores.data_ptr())
 
 
 class CpuSwiglu(_Experts):
     operator = "swiglu"
 
-    def __init__(self, dtype: str, native_: Native | None = None) -> None:
-        super().__init__(dtype, native_)
-        # Every token chose expert 0 with weight 1: kept for decode steps, where making them would show.
-        self._first, self._whole = torch.zeros(_KEPT, 1, dtype=torch.int64), torch.ones(_KEPT, 1)
-
     def pack(self, gate: Weight, up: Weight, down: Weight) -> Experts:
-        return self.pack_experts([(gate, up, down)])
+        return self.pack_experts([(gate, up, down)], 0)
 
     def run(self, packed: Experts, x: Tensor) -> Tensor:
         """x: [tokens, hidden] -> [tokens, hidden]."""
-        tokens = x.shape[0]
-        if tokens > _KEPT:
-            return self.ffn(packed, x, torch.zeros(tokens, 1, dtype=torch.int64), torch.ones(tokens, 1))
-        return self.ffn(packed, x, self._first[:tokens], self._whole[:tokens])
+        return self.ffn(packed, x, x.shape[0], 0, None, None)

@@ -1,6 +1,7 @@
 """Memory for packed weights, and the C++ packing of one matrix into it."""
 
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,14 @@ PANEL = 64
 _HUGE_PAGE = 1 << 21
 
 
+class Placed(NamedTuple):
+    """A matrix, the address that its panels go to, and the bytes from one of them to the next."""
+
+    weight: Weight
+    address: int
+    step: int
+
+
 class PanelKernel(CpuKernel):
     """A kernel on matrices in panels (csrc/matrix.h)."""
 
@@ -23,7 +32,7 @@ class PanelKernel(CpuKernel):
     def __init__(self, dtype: str, native_: Native | None = None) -> None:
         super().__init__(dtype, native_)
         self._panel_bytes = self.function("fb_panel_bytes", I, I, result=I)
-        self._pack = self.function("fb_pack", P, I, P, P, I, I, P, I)
+        self._pack = self.function("fb_pack", P, I, P, I)
         self._huge = self.function("fb_huge", P, I)
 
     def panel_bytes(self, format: str, in_: int) -> int:
@@ -39,20 +48,36 @@ class PanelKernel(CpuKernel):
         self._huge(room.data_ptr() + begin, size)
         return room[begin : begin + size]
 
-    def pack_into(self, place: int, step: int, weight: Weight, format: str) -> None:
-        """Panels of ``weight`` to the address ``place``, ``step`` bytes from one to the next."""
-        if weight.format != format:
-            raise FullboreError(
-                f"the matrices of one feed-forward are stored as {format} and as {weight.format}; expected "
-                "one format (convert the checkpoint)"
-            )
-        out, in_ = weight.data.shape
-        data = weight.data.contiguous()
-        scale = None if weight.scale is None else weight.scale.float().contiguous()
-        factors = None if scale is None else scale.data_ptr()
-        self._pack(self.pool, FORMATS[format], data.data_ptr(), factors, out, in_, place, step)
+    def pack_all(self, format: str, matrices: Iterable[Placed]) -> None:
+        """Write the panels of many matrices, all at once: small ones would leave threads waiting."""
+        held: list[Tensor | None] = []  # until they are packed
+        rows: list[tuple[int, ...]] = []  # ``Stored`` of csrc/pack.cpp
+        for weight, address, step in matrices:
+            if weight.format != format:
+                raise FullboreError(
+                    f"the matrices of one feed-forward are stored as {format} and as {weight.format}; "
+                    "expected one format (convert the checkpoint)"
+                )
+            data = weight.data.contiguous()
+            scale = None if weight.scale is None else weight.scale.float().contiguous()
+            held += data, scale
+            factors = 0 if scale is None else scale.data_ptr()
+            rows.append((data.data_ptr(), factors, *data.shape, address, step))
+        stored = torch.tensor(rows, dtype=torch.int64)
+        self._pack(self.pool, FORMATS[format], stored.data_ptr(), len(rows))
 
 
 def panels(out: int) -> int:
     """Panels of 64 that hold ``out`` outputs."""
     return -(-out // PANEL)
+
+
+def dequantise(kernel: CpuKernel, weight: Weight) -> Tensor:
+    """[out, in] in the kernel's type, on all threads where it is stored as fp8_block."""
+    if weight.scale is None or weight.format != "fp8_block":
+        return weight.dequantise(kernel.dtype)
+    data, scale = weight.data.contiguous(), weight.scale.float().contiguous()
+    matrix = torch.empty(data.shape, dtype=kernel.dtype)
+    run = kernel.function("fb_dequantise", P, P, P, I, I, I, P)
+    run(kernel.pool, data.data_ptr(), scale.data_ptr(), *data.shape, kernel.is_bf16, matrix.data_ptr())
+    return matrix

@@ -1,11 +1,13 @@
-"""``moe_ffn``: tokens sorted by expert, one pair of products for each expert that any token chose."""
+"""``moe_ffn``: tokens sorted by expert, one pair of products for each expert that any token chose; then
+the shared expert."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fullbore.kernels.torch.ffn import Swiglu, TorchSwiglu
 from fullbore.kernels.torch.rows import MULTIPLE, TorchKernel, gated, pad, unpack, up
 from fullbore.ops.ffn import Expert
 
@@ -18,6 +20,7 @@ class Experts(NamedTuple):
 
     gate_up: Tensor
     down: Tensor
+    shared: Swiglu | None
 
 
 class Places(NamedTuple):
@@ -47,22 +50,27 @@ def _place(ids: Tensor, experts: int) -> Places:
 class TorchMoeFfn(TorchKernel):
     operator = "moe_ffn"
 
-    def pack(self, experts: Sequence[Expert]) -> Experts:
-        packed: Experts | None = None
-        for index, (gate, up_, down) in enumerate(_in_order(experts)):
-            if packed is None:
-                inter, hidden = gate.data.shape
-                packed = Experts(
-                    torch.zeros(len(experts), up(hidden), 2 * up(inter), dtype=self.dtype),
-                    torch.zeros(len(experts), up(inter), up(hidden), dtype=self.dtype),
-                )
-            gate_rows, up_rows = packed.gate_up[index].mT.chunk(2)  # [inter, hidden] each
+    def __init__(self, dtype: str) -> None:
+        super().__init__(dtype)
+        self._swiglu = TorchSwiglu(dtype)
+
+    def pack(self, experts: Sequence[Expert], routed: int) -> Experts:
+        """One expert at a time: the sequence may load them as they are asked for."""
+        if not routed:
+            raise ValueError("moe_ffn needs at least one routed expert, got none")
+        gate, up_, down = experts[0]
+        inter, hidden = gate.data.shape
+        gate_up = torch.zeros(routed, up(hidden), 2 * up(inter), dtype=self.dtype)
+        downs = torch.zeros(routed, up(inter), up(hidden), dtype=self.dtype)
+        for index in range(routed):
+            if index:
+                gate, up_, down = experts[index]
+            gate_rows, up_rows = gate_up[index].mT.chunk(2)  # [inter, hidden] each
             unpack(gate, self.dtype, into=gate_rows)
             unpack(up_, self.dtype, into=up_rows)
-            unpack(down, self.dtype, into=packed.down[index].mT)
-        if packed is None:
-            raise ValueError("moe_ffn needs at least one expert, got none")
-        return packed
+            unpack(down, self.dtype, into=downs[index].mT)
+        shared = self._swiglu.pack(*experts[routed]) if len(experts) > routed else None
+        return Experts(gate_up, downs, shared)
 
     def run(self, packed: Experts, x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
         """x: [tokens, hidden]; ids: [tokens, k] int64; scores: [tokens, k] float32 -> [tokens, hidden]."""
@@ -79,10 +87,7 @@ class TorchMoeFfn(TorchKernel):
         for expert, begin, end in places.runs:
             torch.mm(inner[begin:end], packed.down[expert], out=outputs[begin:end])
         chosen = outputs.index_select(0, places.row).view(tokens, k, hidden)
-        y = (chosen * scores[..., None]).sum(1)  # float32: scores are
-        return y[:, : x.shape[1]].to(x.dtype)
-
-
-def _in_order(experts: Sequence[Expert]) -> Iterator[Expert]:
-    """One expert at a time: the sequence may load them as they are asked for."""
-    return (experts[index] for index in range(len(experts)))
+        y = (chosen * scores[..., None]).sum(1)[:, : x.shape[1]]  # float32: scores are
+        if packed.shared is not None:
+            y += self._swiglu.run(packed.shared, x)
+        return y.to(x.dtype)

@@ -1,8 +1,9 @@
-// The routed experts of a layer: y[token] = sum over its experts of score * down(silu(gate x) * up x).
+// The experts of a layer: y[token] = sum over those that the token chose of score * down(silu(gate x) * up x), and the
+// same of the shared expert, which every token has with a score of 1.
 //
-// Two passes. First every chosen expert's hidden values, a task for each 64 of them; then the outputs, a task for
-// some panels of 64, which walks the experts in order: one sum for each output in one order, and no task waits for
-// another. Consecutive tasks, and the panels within one, read on where the last one stopped.
+// Two passes. First every expert's hidden values, a task for each 64 of them; then the outputs, a task for some panels
+// of 64, which walks the experts in order: one sum for each output in one order, and no task waits for another.
+// Consecutive tasks, and the panels within one, read on where the last one stopped.
 #include "api.h"
 #include "panel.h"
 #include "rows.h"
@@ -13,50 +14,57 @@ namespace {
 
 struct Sizes {
   int64_t experts, hidden, inter;
+  int64_t shared;  // width of the shared expert, which follows the others in memory; 0 where there is none
 };
 
-// Of each expert: gate and up panels in turn, then the panels of down.
+// Gate and up panels in turn, then the panels of down.
 template <class F>
-struct Experts {
+struct Expert {
   const uint8_t* memory;
-  Sizes sizes;
-  size_t in_step = blocks(sizes.hidden) * F::kBlockBytes, out_step = blocks(sizes.inter) * F::kBlockBytes;
-  size_t gate_up_bytes = 2 * panels(sizes.inter) * in_step;
-  size_t bytes = gate_up_bytes + panels(sizes.hidden) * out_step;
+  int64_t width;
+  size_t in_step, out_step;
 
-  const uint8_t* gate(int64_t expert, int64_t panel) const { return memory + expert * bytes + 2 * panel * in_step; }
-  const uint8_t* up(int64_t expert, int64_t panel) const { return gate(expert, panel) + in_step; }
-  const uint8_t* down(int64_t expert, int64_t panel) const {
-    return memory + expert * bytes + gate_up_bytes + panel * out_step;
-  }
+  Expert(const uint8_t* memory, int64_t hidden, int64_t width)
+      : memory(memory), width(width), in_step(blocks(hidden) * F::kBlockBytes), out_step(blocks(width) * F::kBlockBytes) {}
+
+  const uint8_t* gate(int64_t panel) const { return memory + 2 * panel * in_step; }
+  const uint8_t* up(int64_t panel) const { return gate(panel) + in_step; }
+  const uint8_t* down(int64_t panel) const { return gate(panels(width)) + panel * out_step; }
 };
 
-// (token, choice) pairs by expert, within one in the order of tokens.
+// The rows [begin, end) of `slots` that one expert computes.
+template <class F>
+struct Part {
+  Expert<F> expert;
+  int begin, end;
+};
+
+// (token, choice) pairs by expert, within one in the order of tokens; then each token for the shared expert.
 struct Slots {
-  std::vector<int> begin;   // [experts + 1]
-  std::vector<int> chosen;  // experts with at least one token, in order
-  std::vector<int> token;   // [slots]
+  std::vector<int> begin;  // [experts + 1]
+  std::vector<int> token;  // [slots]
   std::vector<float> score;
 
   // False where an id is no expert.
-  bool fill(int64_t experts, int64_t tokens, int64_t k, const int64_t* ids, const float* scores) {
+  bool fill(int64_t experts, bool shared, int64_t tokens, int64_t k, const int64_t* ids, const float* scores) {
+    const int64_t chosen = tokens * k, all = chosen + (shared ? tokens : 0);
     begin.assign(experts + 1, 0);
-    chosen.clear();
-    token.resize(tokens * k);
-    score.resize(tokens * k);
-    for (int64_t i = 0; i < tokens * k; ++i) {
+    token.resize(all);
+    score.resize(all);
+    for (int64_t i = 0; i < chosen; ++i) {
       if (ids[i] < 0 || ids[i] >= experts) return false;
       ++begin[ids[i] + 1];
     }
-    for (int64_t expert = 0; expert < experts; ++expert) {
-      if (begin[expert + 1]) chosen.push_back(static_cast<int>(expert));
-      begin[expert + 1] += begin[expert];
-    }
+    for (int64_t expert = 0; expert < experts; ++expert) begin[expert + 1] += begin[expert];
     next.assign(begin.begin(), begin.end() - 1);
-    for (int64_t i = 0; i < tokens * k; ++i) {
+    for (int64_t i = 0; i < chosen; ++i) {
       const int slot = next[ids[i]]++;
       token[slot] = static_cast<int>(i / k);
       score[slot] = scores[i];
+    }
+    for (int64_t slot = chosen; slot < all; ++slot) {
+      token[slot] = static_cast<int>(slot - chosen);
+      score[slot] = 1.0f;
     }
     return true;
   }
@@ -64,6 +72,19 @@ struct Slots {
  private:
   std::vector<int> next;
 };
+
+// The experts that have rows, in order, the shared one last.
+template <class F>
+void choose(const uint8_t* memory, const Sizes& sizes, const Slots& slots, std::vector<Part<F>>& parts) {
+  parts.clear();
+  const auto [experts, hidden, inter, shared] = sizes;
+  const size_t bytes = 2 * panels(inter) * blocks(hidden) * F::kBlockBytes + panels(hidden) * blocks(inter) * F::kBlockBytes;
+  for (int64_t expert = 0; expert < experts; ++expert)
+    if (slots.begin[expert] < slots.begin[expert + 1])
+      parts.push_back({{memory + expert * bytes, hidden, inter}, slots.begin[expert], slots.begin[expert + 1]});
+  const int all = static_cast<int>(slots.token.size());
+  if (slots.begin[experts] < all) parts.push_back({{memory + experts * bytes, hidden, shared}, slots.begin[experts], all});
+}
 
 inline void swiglu(const float* gate, const float* up, float* to) {
   for (int i = 0; i < kPanel; i += W) {
@@ -80,70 +101,80 @@ inline int panels_together(const Pool& pool, int panels, int64_t tokens) {
 }
 
 template <class F, class X>
-int64_t run(Pool& pool, const Experts<F>& experts, int64_t tokens, int64_t k, const X* x, const int64_t* ids,
-            const float* scores, X* y) {
+int64_t run(Pool& pool, const uint8_t* memory, const Sizes& sizes, int64_t tokens, int64_t k, const X* x,
+            const int64_t* ids, const float* scores, X* y) {
   using A = Operand<X>;
   static thread_local Slots slots;
   static thread_local Buffer copy, inner;
   static thread_local std::vector<const A*> token_rows, in_rows, h_rows;
-  const auto [count, hidden, inter] = experts.sizes;
-  if (!slots.fill(count, tokens, k, ids, scores)) return 1;
+  static thread_local std::vector<Part<F>> chosen;
+  const auto [count, hidden, inter, shared] = sizes;
+  if (!slots.fill(count, shared, tokens, k, ids, scores)) return 1;
   if (!tokens) return 0;
+  choose(memory, sizes, slots, chosen);
 
   const auto& rows = operands(pool, x, tokens, hidden, copy, token_rows);
-  const int64_t h_stride = panels(inter) * kPanel;
-  A* h = inner.of<A>(tokens * k * h_stride);  // [slots, inter]
-  in_rows.resize(tokens * k);
-  h_rows.resize(tokens * k);
-  for (int64_t slot = 0; slot < tokens * k; ++slot) {
+  const int64_t all = static_cast<int64_t>(slots.token.size());
+  const int64_t inner_panels = panels(inter), shared_panels = panels(shared);
+  A* const h = inner.of<A>((tokens * k * inner_panels + tokens * shared_panels) * kPanel);  // [slots][width]
+  in_rows.resize(all);
+  h_rows.resize(all);
+  A* at = h;
+  for (int64_t slot = 0; slot < all; ++slot) {
     in_rows[slot] = rows[slots.token[slot]];
-    h_rows[slot] = h + slot * h_stride;
+    h_rows[slot] = at;
+    at += (slot < tokens * k ? inner_panels : shared_panels) * kPanel;
   }
   const A *const *inputs = in_rows.data(), *const *hiddens = h_rows.data();
   const Slots& of = slots;  // the calling thread's, also in the workers
+  const std::vector<Part<F>>& parts = chosen;
 
-  const int inner_panels = static_cast<int>(panels(inter));
-  const int inner_tasks = static_cast<int>(of.chosen.size()) * inner_panels;
+  // Tasks of the experts in order, inner_panels of each but the shared one.
+  const int64_t routed = static_cast<int64_t>(parts.size()) - (shared ? 1 : 0);
+  const int inner_tasks = static_cast<int>(routed * inner_panels + shared_panels);
+  const auto part_of = [&](int task) { return std::min<int64_t>(inner_panels ? task / inner_panels : 0, routed); };
   pool.run(inner_tasks, [&](int task, int worker) {
-    const int expert = of.chosen[task / inner_panels], panel = task % inner_panels;
+    const int64_t index = part_of(task), panel = task - index * inner_panels;
+    const auto& [expert, begin, end] = parts[index];
+    const int following = std::min(task + 1, inner_tasks - 1);
+    const uint8_t* next = parts[part_of(following)].expert.gate(following - part_of(following) * inner_panels);
     float* gate = static_cast<float*>(pool.scratch(worker, 2 * kChunk * kPanel * sizeof(float)));
     float* up = gate + kChunk * kPanel;
-    const int following = std::min<int>(task + 1, inner_tasks - 1);
-    const uint8_t* next = experts.gate(of.chosen[following / inner_panels], following % inner_panels);
-    for (int slot = of.begin[expert]; slot < of.begin[expert + 1]; slot += kChunk) {
-      const int n = std::min(kChunk, of.begin[expert + 1] - slot);
-      multiply<F>(inputs + slot, n, experts.gate(expert, panel), hidden, gate, experts.up(expert, panel));
-      multiply<F>(inputs + slot, n, experts.up(expert, panel), hidden, up, next);
+    for (int slot = begin; slot < end; slot += kChunk) {
+      const int n = std::min(kChunk, end - slot);
+      multiply<F>(inputs + slot, n, expert.gate(panel), hidden, gate, expert.up(panel));
+      multiply<F>(inputs + slot, n, expert.up(panel), hidden, up, next);
       for (int row = 0; row < n; ++row) {
         swiglu(gate + row * kPanel, up + row * kPanel, gate + row * kPanel);
-        convert(gate + row * kPanel, h + (slot + row) * h_stride + panel * kPanel, kPanel);
+        convert(gate + row * kPanel, const_cast<A*>(hiddens[slot + row]) + panel * kPanel, kPanel);
       }
     }
   });
 
   const int outer_panels = static_cast<int>(panels(hidden)), group = panels_together(pool, outer_panels, tokens);
   pool.run((outer_panels + group - 1) / group, [&](int task, int worker) {
-    const int begin = task * group, end = std::min(begin + group, outer_panels);
+    const int first = task * group, last = std::min(first + group, outer_panels);
     const int64_t sums_of_panel = tokens * kPanel;
     float* c = static_cast<float*>(pool.scratch(worker, (kChunk * kPanel + group * sums_of_panel) * sizeof(float)));
     float* sums = c + kChunk * kPanel;  // [group][tokens][64]
     memset(sums, 0, group * sums_of_panel * sizeof(float));
-    for (size_t i = 0; i < of.chosen.size(); ++i) {
-      const int expert = of.chosen[i], after = of.chosen[std::min(i + 1, of.chosen.size() - 1)];
-      for (int panel = begin; panel < end; ++panel) {
-        const uint8_t* next = panel + 1 < end ? experts.down(expert, panel + 1) : experts.down(after, begin);
-        for (int slot = of.begin[expert]; slot < of.begin[expert + 1]; slot += kChunk) {
-          const int n = std::min(kChunk, of.begin[expert + 1] - slot);
-          multiply<F>(hiddens + slot, n, experts.down(expert, panel), inter, c, next);
+    for (size_t index = 0; index < parts.size(); ++index) {
+      const auto& [expert, begin, end] = parts[index];
+      const Expert<F>& after = parts[std::min(index + 1, parts.size() - 1)].expert;
+      for (int panel = first; panel < last; ++panel) {
+        const uint8_t* next = panel + 1 < last ? expert.down(panel + 1) : after.down(first);
+        for (int slot = begin; slot < end; slot += kChunk) {
+          const int n = std::min(kChunk, end - slot);
+          multiply<F>(hiddens + slot, n, expert.down(panel), expert.width, c, next);
           for (int row = 0; row < n; ++row) {
-            float* sum = sums + (panel - begin) * sums_of_panel + of.token[slot + row] * kPanel;
+            float* sum = sums + (panel - first) * sums_of_panel + of.token[slot + row] * kPanel;
             const vf score = splat(of.score[slot + row]);
             for (int i = 0; i < kPanel; i += W) store(sum + i, load(c + row * kPanel + i) * score + load(sum + i));
           }
         }
       }
     }
-    for (int panel = begin; panel < end; ++panel, sums += sums_of_panel) {
+    for (int panel = first; panel < last; ++panel, sums += sums_of_panel) {
       const int64_t width = std::min<int64_t>(kPanel, hidden - panel * kPanel);
       for (int64_t token = 0; token < tokens; ++token)
         convert(sums + token * kPanel, y + token * hidden + panel * kPanel, width);
@@ -154,15 +185,16 @@ int64_t run(Pool& pool, const Experts<F>& experts, int64_t tokens, int64_t k, co
 
 }  // namespace
 
-// x: [tokens, hidden], y the same, both bfloat16 or both float32; ids, scores: [tokens, k]. Returns 1, and leaves y
-// as it was, where an id is not in [0, experts).
+// x: [tokens, hidden], y the same, both bfloat16 or both float32; ids, scores: [tokens, k]. `shared`: width of the
+// shared expert, or 0. Returns 1, and leaves y as it was, where an id is not in [0, experts).
 FB_API int64_t fb_moe_ffn(Pool* pool, const uint8_t* packed, int64_t format, int64_t experts, int64_t hidden,
-                          int64_t inter, int64_t is_bf16, int64_t tokens, int64_t k, const void* x, const int64_t* ids,
-                          const float* scores, void* y) {
+                          int64_t inter, int64_t shared, int64_t is_bf16, int64_t tokens, int64_t k, const void* x,
+                          const int64_t* ids, const float* scores, void* y) {
   return with_format(static_cast<Format>(format), [&](auto f) {
-    const Experts<decltype(f)> weights{packed, {experts, hidden, inter}};
+    using F = decltype(f);
+    const Sizes sizes{experts, hidden, inter, shared};
     if (is_bf16)
-      return run(*pool, weights, tokens, k, static_cast<const bf16*>(x), ids, scores, static_cast<bf16*>(y));
-    return run(*pool, weights, tokens, k, static_cast<const float*>(x), ids, scores, static_cast<float*>(y));
+      return run<F>(*pool, packed, sizes, tokens, k, static_cast<const bf16*>(x), ids, scores, static_cast<bf16*>(y));
+    return run<F>(*pool, packed, sizes, tokens, k, static_cast<const float*>(x), ids, scores, static_cast<float*>(y));
   });
 }

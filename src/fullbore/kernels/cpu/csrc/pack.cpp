@@ -1,9 +1,10 @@
-// From a stored matrix to panels (matrix.h), in parallel.
+// From stored matrices to panels (matrix.h), in parallel: reading a model should take as long as reading its files.
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
 #include <algorithm>
+#include <vector>
 
 #include "api.h"
 #include "fp8.h"
@@ -14,43 +15,126 @@ using namespace fullbore;
 
 namespace {
 
-// One row of at most 128 values of type T -> every `step` bytes of `to`, a pair at a time.
-template <class T>
-void scatter(const T* from, int inputs, uint8_t* to, size_t step) {
-  for (int pair = 0; pair < inputs / 2; ++pair) memcpy(to + pair * step, from + 2 * pair, 2 * sizeof(T));
-  if (inputs % 2) memcpy(to + inputs / 2 * step, from + inputs - 1, sizeof(T));
-}
-
-// One block of at most 64 x 128 values at `from`; `stride` values between rows.
-void pack_block(Bf16, const uint8_t* from, int64_t stride, int outputs, int inputs, uint8_t* block) {
-  if (outputs < kPanel || inputs < kBlock) memset(block, 0, Bf16::kBlockBytes);
-  const auto* values = reinterpret_cast<const bf16*>(from);
-  for (int output = 0; output < outputs; ++output)
-    scatter(values + output * stride, inputs, block + output * 4, kPanel * 4);
-}
-
-void pack_block(Fp8Block, const uint8_t* from, int64_t stride, int outputs, int inputs, uint8_t* block) {
-  if (outputs < kPanel || inputs < kBlock) memset(block, 0, Fp8Block::kValues);
-  for (int output = 0; output < outputs; ++output)
-    scatter(from + output * stride, inputs, block + output / 32 * 64 + place(output % 32, 0), kPanel * 2);
-}
+// What two inputs of one output take, and how many of them make the 16 bytes that every machine moves at once.
+template <class F>
+using Pair = std::conditional_t<F::kCoded, uint16_t, uint32_t>;
+template <class F>
+constexpr int kLanes = 16 / sizeof(Pair<F>);
 
 template <class F>
-void pack(Pool& pool, const uint8_t* source, const float* factors, int64_t out, int64_t in, uint8_t* to,
-          int64_t panel_step) {
-  constexpr int64_t item = std::is_same_v<F, Bf16> ? 2 : 1;
-  pool.run(static_cast<int>(panels(out)), [&](int panel, int) {
-    uint8_t* block = to + panel * panel_step;
-    const int outputs = static_cast<int>(std::min<int64_t>(kPanel, out - panel * kPanel));
-    for (int64_t k = 0; k < in; k += kBlock, block += F::kBlockBytes) {
-      const int inputs = static_cast<int>(std::min<int64_t>(kBlock, in - k));
-      pack_block(F{}, source + (panel * kPanel * in + k) * item, in, outputs, inputs, block);
-      if constexpr (F::kCoded) {
-        memset(block + F::kValues, 0, F::kBlockBytes - F::kValues);
-        memcpy(block + F::kValues, factors + panel * kPanel / kBlock * blocks(in) + k / kBlock, sizeof(float));
-      }
+constexpr size_t kRowBytes = kPairs * sizeof(Pair<F>);  // of an output in a block as stored
+
+#define FULLBORE_UNROLL _Pragma("GCC unroll 8")
+
+template <class Unit>
+using Lanes __attribute__((vector_size(16))) = Unit;
+
+// kOrder<F>[lane]: which output of a panel lies there in each row of pairs.
+template <class F>
+constexpr auto kOrder = [] {
+  std::array<int, kPanel> order{};
+  for (int output = 0; output < kPanel; ++output)
+    order[F::kCoded ? output / 32 * 32 + place(output % 32, 0) / 2 : output] = output;
+  return order;
+}();
+
+// The lower (upper) halves of two vectors, interleaved.
+template <bool kUpper, class V>
+V interleaved(V a, V b) {
+  constexpr int n = sizeof(V) / sizeof(a[0]), from = kUpper ? n / 2 : 0;
+#if defined(__clang__)
+  if constexpr (n == 4) return __builtin_shufflevector(a, b, from, from + 4, from + 1, from + 5);
+  else
+    return __builtin_shufflevector(a, b, from, from + 8, from + 1, from + 9, from + 2, from + 10, from + 3, from + 11);
+#else
+  V mask;
+  for (int i = 0; i < n; ++i) mask[i] = from + i / 2 + i % 2 * n;
+  return __builtin_shuffle(a, b, mask);
+#endif
+}
+
+// rows[i]: 128 values of output i -> pairs of inputs at `block`, all 64 outputs of a pair together.
+template <class F>
+void pack_block(const uint8_t* const* rows, uint8_t* block) {
+  using Unit = Pair<F>;
+  using V = Lanes<Unit>;
+  constexpr int n = kLanes<F>;
+  for (int lane = 0; lane < kPanel; lane += n) {
+    const uint8_t* row[n];
+    for (int i = 0; i < n; ++i) {
+      row[i] = rows[kOrder<F>[lane + i]];
+      // Rows lie too far apart for the machine to guess what is next: the same rows of the next block.
+      for (size_t at = 0; at < kRowBytes<F>; at += 64) __builtin_prefetch(row[i] + kRowBytes<F> + at);
     }
-  });
+    for (int pair = 0; pair < kPairs; pair += n) {
+      V square[n], next[n];
+      FULLBORE_UNROLL for (int i = 0; i < n; ++i) memcpy(&square[i], row[i] + pair * sizeof(Unit), sizeof(V));
+      // Each round brings together what is half as far apart: after log2 n of them rows are columns.
+      FULLBORE_UNROLL for (int round = 1; round < n; round *= 2) {
+        FULLBORE_UNROLL for (int i = 0; i < n; ++i) next[i] = square[i];
+        FULLBORE_UNROLL for (int i = 0; i < n / 2; ++i) {
+          square[2 * i] = interleaved<false>(next[i], next[i + n / 2]);
+          square[2 * i + 1] = interleaved<true>(next[i], next[i + n / 2]);
+        }
+      }
+      FULLBORE_UNROLL for (int i = 0; i < n; ++i)
+        memcpy(block + ((pair + i) * kPanel + lane) * sizeof(Unit), &square[i], sizeof(V));
+    }
+  }
+}
+
+// Past the caches: they would fetch what is about to be overwritten, and nobody reads it soon.
+inline void stream(const uint8_t* from, uint8_t* to, size_t bytes) {
+#if defined(__x86_64__)
+  for (size_t at = 0; at < bytes; at += 16)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + at), _mm_load_si128(reinterpret_cast<const __m128i*>(from + at)));
+#else
+  memcpy(to, from, bytes);
+#endif
+}
+
+// What was streamed is seen by whoever is told that it is done.
+inline void end_stream() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
+// A matrix as stored, [out, in] in bfloat16 or e4m3, with the factors of 128 x 128 blocks if it is e4m3, and where
+// its panels go: `step` bytes from one to the next.
+struct Stored {
+  const uint8_t* values;
+  const float* factors;
+  int64_t out, in;
+  uint8_t* to;
+  int64_t step;
+};
+
+template <class F>
+void pack_panel(const Stored& matrix, int64_t panel) {
+  constexpr int64_t item = sizeof(Pair<F>) / 2;
+  alignas(64) uint8_t packed[F::kBlockBytes] = {};
+  const int outputs = static_cast<int>(std::min<int64_t>(kPanel, matrix.out - panel * kPanel));
+  const uint8_t* first = matrix.values + panel * kPanel * matrix.in * item;
+  uint8_t* block = matrix.to + panel * matrix.step;
+  alignas(64) uint8_t edge[kPanel][kRowBytes<F>];  // a block at the edge, filled up with zeros
+  const uint8_t* rows[kPanel];
+  for (int64_t k = 0; k < matrix.in; k += kBlock, block += F::kBlockBytes) {
+    const int inputs = static_cast<int>(std::min<int64_t>(kBlock, matrix.in - k));
+    const bool whole = outputs == kPanel && inputs == kBlock;
+    if (!whole) memset(edge, 0, sizeof edge);
+    for (int output = 0; output < outputs; ++output) {
+      rows[output] = first + (output * matrix.in + k) * item;
+      if (!whole) memcpy(edge[output], rows[output], inputs * item);
+    }
+    if (!whole)
+      for (int output = 0; output < kPanel; ++output) rows[output] = edge[output];
+    pack_block<F>(rows, packed);
+    if constexpr (F::kCoded)
+      memcpy(packed + F::kValues, matrix.factors + panel * kPanel / kBlock * blocks(matrix.in) + k / kBlock, sizeof(float));
+    stream(packed, block, sizeof packed);
+  }
+  end_stream();
 }
 
 }  // namespace
@@ -59,12 +143,32 @@ FB_API int64_t fb_panel_bytes(int64_t format, int64_t in) {
   return static_cast<int64_t>(panel_bytes(static_cast<Format>(format), in));
 }
 
-// source: [out, in] bfloat16 or e4m3; factors: [ceil(out / 128), ceil(in / 128)] of e4m3; panels go to `to`,
-// `panel_step` bytes from one to the next.
-FB_API void fb_pack(Pool* pool, int64_t format, const uint8_t* source, const float* factors, int64_t out, int64_t in,
-                    uint8_t* to, int64_t panel_step) {
-  with_format(static_cast<Format>(format),
-              [&](auto f) { pack<decltype(f)>(*pool, source, factors, out, in, to, panel_step); });
+// Many matrices in one call, since threads that wait for each small one fall asleep.
+FB_API void fb_pack(Pool* pool, int64_t format, const Stored* matrices, int64_t count) {
+  std::vector<int> end(count);  // of each matrix's tasks, one for a panel
+  int tasks = 0;
+  for (int64_t i = 0; i < count; ++i) end[i] = tasks += static_cast<int>(panels(matrices[i].out));
+  with_format(static_cast<Format>(format), [&](auto f) {
+    pool->run(tasks, [&](int task, int) {
+      const auto matrix = std::upper_bound(end.begin(), end.end(), task) - end.begin();
+      pack_panel<decltype(f)>(matrices[matrix], task - (matrix ? end[matrix - 1] : 0));
+    });
+  });
+}
+
+// [out, in] e4m3 with the factors of its blocks -> the same in bfloat16 or float32, each value rounded once.
+FB_API void fb_dequantise(Pool* pool, const uint8_t* codes, const float* factors, int64_t out, int64_t in,
+                          int64_t is_bf16, void* to) {
+  pool->run(static_cast<int>(blocks(out)), [&](int band, int) {
+    const float* factor = factors + band * blocks(in);
+    for (int64_t row = band * kBlock; row < std::min<int64_t>(out, (band + 1) * kBlock); ++row) {
+      for (int64_t i = row * in; i < (row + 1) * in; ++i) {
+        const float value = to_float(kE4m3[codes[i]]) * factor[(i - row * in) / kBlock];
+        if (is_bf16) static_cast<bf16*>(to)[i] = fullbore::to_bf16(value);
+        else static_cast<float*>(to)[i] = value;
+      }
+    }
+  });
 }
 
 // Ask for large pages: without them a stream of weights misses the table of page addresses all the time.
