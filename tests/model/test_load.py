@@ -140,5 +140,7 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_read(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "free_memory_bytes", lambda: 100_000)
-    with pytest.raises(CapacityError, match=r"holds 0\.0 GiB of weights, and 0\.0 GiB of memory are free"):
+    with pytest.raises(
+        CapacityError, match=r"holds 0\.0 GiB of weights as stored, and 0\.0 GiB of memory are free"
+    ):
         load_model(checkpoint)

@@ -27,7 +27,7 @@ class FakeEngine:
     def __init__(self, script: Script, vocab_size: int, eos: int, max_model_len: int = 256) -> None:
         self.script = script
         self.eos = eos
-        self.ready = Ready(vocab_size, max_model_len, 16, max_model_len, [eos], "0123456789abcdef")
+        self.ready = Ready(vocab_size, max_model_len, 16, max_model_len, [eos], "0123456789abcdef", "int8")
         self.stats = Stats(pages_total=max_model_len)
         self.alive = True
         self.last_progress = time.monotonic()

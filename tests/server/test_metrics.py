@@ -55,6 +55,13 @@ def test_the_names_of_the_field_are_there() -> None:
     assert all(name.startswith("fullbore:") for name in names)
 
 
+def test_the_format_of_the_weights_is_told_once_they_are_loaded() -> None:
+    metrics = ServerMetrics("demo")
+    assert not [key for key in read(metrics) if "model_info" in key]
+    metrics.loaded("int4_g32")
+    assert read(metrics)["fullbore:model_info,weights=int4_g32"] == 1
+
+
 def test_every_sample_names_the_model() -> None:
     metrics = ServerMetrics('a "model"')
     metrics.rejected("queue_full")

@@ -6,7 +6,7 @@ whenever a struct does; a peer of another version is refused at the handshake.
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -108,6 +108,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     pages: int
     eos_token_ids: list[int]
     fingerprint: str  # of weights and config
+    weights: str = ""  # the format that most layers multiply by: fp8_block, int8, ...
+    conversion: str = ""  # what was lost where they are not as stored, for people
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -124,7 +124,7 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
         options.scenario, options.concurrency, options.threads, options.max_num_batched_tokens
     )
     tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, free_memory_bytes())
-    model = load_model(folder, options.dtype, progress, tuned)
+    model = load_model(folder, options.dtype, progress, tuned, options.weights)
     for line in shortfalls(model.selection):
         _log.warning("%s", line)
     config = model.config
@@ -151,6 +151,8 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             pages=sizes.pages,
             eos_token_ids=list(config.eos_token_ids),
             fingerprint=fingerprint(folder),
+            weights=model.format,
+            conversion=model.conversion,
         )
     )
     return Loop(scheduler, runner, wire, config.vocab_size)

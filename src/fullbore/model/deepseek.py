@@ -118,8 +118,14 @@ class Layer:
 
 
 class DeepseekV3:
-    """The main model. ``bytes``: size of its packed weights, the MTP layers' included."""
+    """The main model. ``bytes``: size of its packed weights, the MTP layers' included.
 
+    format: that of most of its weights. conversion: what was lost where they were made of
+    another one, for people; "" where they are as stored.
+    """
+
+    format: str = ""
+    conversion: str = ""
     mtp: "tuple[MultiTokenPredictor, ...]" = ()
     selection: Selection  # which kernel does what, and why
 

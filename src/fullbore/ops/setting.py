@@ -24,9 +24,10 @@ class Setting:
     mix: Mix
     store: Store
 
-    def covers(self, folder: Path, dtype: str) -> bool:
-        """Whether all kernels of the model in ``folder`` were measured here with the present code."""
-        return self.store.load().covers(model_digest(folder), source_code(), dtype)
+    def covers(self, folder: Path, dtype: str, weights: str) -> bool:
+        """Whether all kernels of the model in ``folder``, with its weights converted like this, were measured
+        here with the present code."""
+        return self.store.load().covers(model_digest(folder, weights), source_code(), dtype)
 
     @staticmethod
     def of(scenario: str, concurrency: int = 0, threads: int = 0, most_tokens: int = 512) -> "Setting":
@@ -41,6 +42,7 @@ class Setting:
         return Setting(loaded.name, in_flight, threads, step_mix(loaded, in_flight, most_tokens), store)
 
 
-def model_digest(folder: Path) -> str:
-    """Of a model's shapes and formats, which its config.json decides."""
-    return hashlib.blake2b((folder / "config.json").read_bytes(), digest_size=8).hexdigest()
+def model_digest(folder: Path, weights: str) -> str:
+    """Of a model's shapes and formats, which its config.json and ``--weights`` decide."""
+    decisive = (folder / "config.json").read_bytes() + weights.encode()
+    return hashlib.blake2b(decisive, digest_size=8).hexdigest()

@@ -12,6 +12,7 @@ from fullbore.errors import UsageError
 from fullbore.flags import whole_number
 from fullbore.model.config import load_config
 from fullbore.model.locate import locate
+from fullbore.model.weights import add_weights_flag
 from fullbore.scenario.scenario import load_scenario
 from fullbore.server.auth import Keys
 from fullbore.server.first_tune import MODES, FirstTune
@@ -73,6 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engine("--kv-gb", type=_not_negative, default=0.0, metavar="GIB", help="paged cache (default: chosen)")
     engine("--page-size", type=_count, default=16, metavar="TOKENS", help="(default: 16)")
     engine("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    add_weights_flag(engine)
     engine("--threads", type=_count, default=0, metavar="N", help="(default: every core)")
     engine("--tune", choices=MODES, default="auto",
            help="measure kernels first; auto: where the model is new here (default: auto)")  # fmt: skip
@@ -161,6 +163,7 @@ def _engine_options(args: argparse.Namespace, folder: Path) -> EngineOptions:
     return EngineOptions(
         model=str(folder),
         dtype=args.dtype,
+        weights=args.weights,
         max_model_len=args.max_model_len,
         page_size=args.page_size,
         kv_gb=args.kv_gb,

@@ -67,6 +67,12 @@ class ServerMetrics:
             "generated_tokens": self._counter("generation_tokens", "Tokens generated"),
             "corrupted": self._counter("corrupted_requests", "Requests ended by logits that were not finite"),
         }
+        self._info = Gauge(
+            PREFIX + "model_info",
+            "1, with the format that most weights are in",
+            ("model_name", "weights"),
+            registry=self._registry,
+        )
         self._success = Counter(
             PREFIX + "request_success",
             "Requests ended, by how",
@@ -92,6 +98,10 @@ class ServerMetrics:
         self._generated = self._histogram(
             "request_generation_tokens", "Tokens generated for a request", TOKENS
         )
+
+    def loaded(self, weights: str) -> None:
+        """The model is there, with weights in this format."""
+        self._info.labels(self._model, weights).set(1)
 
     def request_started(self, prompt_tokens: int, started_s: float | None = None) -> Timing:
         """A request was accepted; its times count from ``started_s`` on this clock, or from now."""

@@ -60,6 +60,7 @@ class Service:
     def attach(self, engine: Engine) -> None:
         """The engine has loaded: requests may come."""
         self.engine = engine
+        self.metrics.loaded(engine.ready.weights)
         self.lifecycle.became_ready()
 
     def admit(self) -> tuple[Engine, ModelFacts]:

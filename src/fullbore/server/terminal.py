@@ -58,6 +58,8 @@ class Terminal:
         facts = engine.ready
         self._say(f"Fullbore {__version__} serves {self._settings.served[0]!r} at {self._url}/v1")
         self._say(f"  context {facts.max_model_len} tokens, cache {facts.pages * facts.page_size} tokens")
+        if facts.conversion:
+            self._say(f"  {facts.conversion}")
         self._say(f"Try it:\n{self._example()}")
 
     def _draining(self, requests: int) -> None:

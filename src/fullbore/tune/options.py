@@ -2,6 +2,7 @@
 
 import argparse
 
+from fullbore.model.weights import add_weights_flag
 from fullbore.ops.setting import Setting
 
 
@@ -14,6 +15,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=count, default=0, metavar="N",
         help="requests in flight (default: the scenario's, at most 64)")  # fmt: skip
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    add_weights_flag(add)
     add("--threads", type=count, default=0, metavar="N", help="(default: every core)")
     add("--by-tokens", action="store_true",
         help="let kernels differ by a step's tokens (a token's bits then depend on its company)")  # fmt: skip
