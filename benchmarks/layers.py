@@ -8,11 +8,11 @@ from torch import Generator, Tensor
 
 from fullbore.model.config import ModelConfig, parse_config
 from fullbore.model.make_checkpoint import config_fields
-from fullbore.model.specs import TensorSpec, tensor_specs
+from fullbore.model.specs import tensor_specs
 from fullbore.model.workload import workload
 from fullbore.ops.contract import DTYPES, Job, Shape
 from fullbore.ops.demand import step_shape, subject
-from fullbore.ops.formats import Weight
+from fullbore.ops.formats import Weight, outline
 from fullbore.ops.operators import OPERATORS
 
 MOST_VALUES = 1 << 28  # of one matrix; of a larger one (an output head) some rows are timed
@@ -43,12 +43,11 @@ class MetaSource:
     def __init__(self, config: ModelConfig) -> None:
         self._specs = tensor_specs(config)
 
-    def weight(self, name: str) -> Weight:
-        spec: TensorSpec = self._specs[name]
-        if spec.kind == "linear":
-            scale = torch.empty(spec.scale_shape, device="meta")
-            return Weight(torch.empty(spec.shape, dtype=torch.float8_e4m3fn, device="meta"), scale)
-        return Weight(torch.empty(spec.shape, dtype=torch.bfloat16, device="meta"))
+    def outline(self, name: str) -> Weight:
+        spec = self._specs[name]
+        return outline(spec.shape, "fp8_block" if spec.kind == "linear" else "bf16")
+
+    weight = outline
 
     def tensor(self, name: str) -> Tensor:
         return torch.empty(self._specs[name].shape, device="meta")

@@ -36,6 +36,9 @@ VERBS: Mapping[str, Verb] = {
     "tune": Verb("fullbore.tune.command", "measure this machine's kernels and choose the best for a model"),
     "inspect": Verb("fullbore.model.inspect_command", "show what a checkpoint holds, and check it"),
     "inspect why": Verb("fullbore.tune.why_command", "show why a kernel was chosen for an operator"),
+    "inspect accuracy": Verb(
+        "fullbore.train.accuracy_command", "compare converted weights with the stored ones on a text"
+    ),
     "make-checkpoint": Verb("fullbore.model.make_checkpoint", "write a random-weight checkpoint of any size"),
     "train": Verb("fullbore.train.command", "train the demo model", extra="train"),
 }

@@ -1,4 +1,4 @@
-"""Kernels of ``rms_norm`` that take a known time of a clock of their own."""
+"""Kernels of ``add_rms_norm`` that take a known time of a clock of their own."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from fullbore.ops.contract import Job, Kernel
 from fullbore.ops.registry import Entry, Registry
 
 ENTRIES = tuple(
-    Entry("rms_norm", name, f"fake_kernels:{name.capitalize()}")
+    Entry("add_rms_norm", name, f"fake_kernels:{name.capitalize()}")
     for name in ("quick", "slow", "unfit", "stopping")
 )
-ABSENT = Entry("rms_norm", "absent", "no_such_library:Kernel")
+ABSENT = Entry("add_rms_norm", "absent", "no_such_library:Kernel")
 
 
 def registry(*names: str) -> Registry:
@@ -28,7 +28,7 @@ class Clock:
 
 
 class Timed(Kernel):
-    operator = "rms_norm"
+    operator = "add_rms_norm"
     layout = "fake"
     devices = ("cpu",)
     formats = ("none",)

@@ -89,7 +89,7 @@ def test_what_is_drawn_is_what_the_job_says(operator: str, format: str) -> None:
 
 
 def test_figures_follow_from_the_readings() -> None:
-    layer = one("tiny", "rms_norm")
+    layer = one("tiny", "add_rms_norm")
     here = bench("quick", "slow")
     kernels, _ = able(layer, here.registry, ())
     (rows,) = measure(layer, kernels, (8,), (), here)
@@ -103,7 +103,7 @@ def test_figures_follow_from_the_readings() -> None:
 
 
 def test_kernels_take_turns() -> None:
-    layer = one("tiny", "rms_norm")
+    layer = one("tiny", "add_rms_norm")
     here = bench("quick", "slow")
     kernels, _ = able(layer, here.registry, ())
     Clock.calls = ()
@@ -114,23 +114,25 @@ def test_kernels_take_turns() -> None:
 def test_a_ceiling_that_moved_is_marked() -> None:
     speeds = iter((10e9, 20e9))
     moving = Probes(read=lambda: next(speeds), peak=lambda dtype: 1e12)
-    layer, here = one("tiny", "rms_norm"), replace(bench("quick"), probes=moving)
+    layer, here = one("tiny", "add_rms_norm"), replace(bench("quick"), probes=moving)
     (rows,) = measure(layer, able(layer, here.registry, ())[0], (8,), (), here)
     assert not rows[0].steady
     assert rows[0].read_gb_s == pytest.approx(15)
 
 
 def test_a_call_beyond_patience_is_read_once() -> None:
-    layer, here = one("tiny", "rms_norm"), replace(bench("quick", "slow"), patience_s=150e-6)
+    layer, here = one("tiny", "add_rms_norm"), replace(bench("quick", "slow"), patience_s=150e-6)
     rows = next(measure(layer, able(layer, here.registry, ())[0], (8,), (), here))
     assert [row.time.repeats for row in rows] == [4, 1]
 
 
 def test_a_kernel_that_cannot_is_told_with_its_reason() -> None:
-    kernels, reasons = able(one("tiny", "rms_norm"), fake_kernels.registry("quick", "unfit", "absent"), ())
+    kernels, reasons = able(
+        one("tiny", "add_rms_norm"), fake_kernels.registry("quick", "unfit", "absent"), ()
+    )
     assert [kernel.name for kernel in kernels] == ["quick"]
     assert any("needs a moon phase" in reason for reason in reasons)
-    assert any("absent rms_norm: cannot be imported" in reason for reason in reasons)
+    assert any("absent add_rms_norm: cannot be imported" in reason for reason in reasons)
 
 
 def test_touched_experts_are_those_that_were_drawn() -> None:
@@ -143,7 +145,7 @@ def test_touched_experts_are_those_that_were_drawn() -> None:
     assert rows[0].bytes == exact.bytes
 
 
-RUN = ("--models", "tiny", "--operators", "rms_norm", "--seconds", "0.01", "--readings", "1")
+RUN = ("--models", "tiny", "--operators", "add_rms_norm", "--seconds", "0.01", "--readings", "1")
 
 
 def test_ctrl_c_prints_and_writes_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +163,9 @@ def test_a_run_writes_every_row(tmp_path: Path) -> None:
     assert main([*RUN, "--tokens", "1,8", "--json", str(path)], fake_kernels.registry("quick", "slow")) == 0
     torch.set_num_threads(threads)
     written = json.loads(path.read_text())
-    sizes = {dict(layer.job.shape)["width"] for layer in layers("tiny", ("rms_norm",), FORMATS, ("float32",))}
+    sizes = {
+        dict(layer.job.shape)["width"] for layer in layers("tiny", ("add_rms_norm",), FORMATS, ("float32",))
+    }
     assert len(written["rows"]) == len(sizes) * 2 * 2
     assert written["schema"] == as_json([], 1)["schema"]
 

@@ -69,6 +69,17 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize(("weights", "format"), [("stored", "bf16"), ("int8", "int8"), ("int4", "int4_g32")])
+def test_weights_are_converted_and_it_says_so(checkpoint: Path, weights: str, format: str) -> None:
+    async def test() -> None:
+        async with engine(options_for(checkpoint, 8, weights=weights)) as client:
+            assert client.ready.weights == format
+            assert client.ready.conversion.startswith(f"weights as {weights}: ") == (weights != "stored")
+            assert len(await answer(client, [1, 2, 3], 4, GREEDY)) == 4
+
+    asyncio.run(test())
+
+
 def test_answers_are_the_same_alone_in_company_and_through_preemption(checkpoint: Path) -> None:
     """And an abort frees its pages, and after a kill a new engine gives the same answers again."""
     common = [(11 * place) % VOCAB for place in range(20)]

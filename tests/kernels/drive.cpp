@@ -1,12 +1,16 @@
 // Calls every exported kernel on every kind of edge, with memory that ends where the data ends: for the sanitizers.
 // It checks values only so far that a run which computed nothing fails; Python's tests hold them to the reference.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <thread>
 #include <vector>
 
+#include "cache_row.h"
+#include "linear.h"
 #include "pool.h"
+#include "projections.h"
 #include "vec.h"
 
 using namespace fullbore;
@@ -24,9 +28,13 @@ Pool* fb_pool_new(int, const int*);
 void fb_pool_free(Pool*);
 int64_t fb_panel_bytes(int64_t, int64_t);
 void fb_pack(Pool*, int64_t, const Stored*, int64_t);
-void fb_linear(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, const void*, int64_t, void*);
+void fb_linear(const Linear*);
 int64_t fb_moe_ffn(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
                    const void*, const int64_t*, const float*, void*);
+int fb_mla_decode(Pool*, const attention::MlaWeights*, int64_t, const void*, int64_t, int64_t, const void*, int64_t,
+                  int64_t, const int32_t*, int64_t, int64_t, const int32_t*, int64_t, void*);
+int fb_mla_prefill(Pool*, const attention::MlaWeights*, int64_t, const void*, int64_t, int64_t, const void*, int64_t,
+                   int64_t, const int32_t*, int64_t, int64_t, int64_t, void*);
 }
 
 namespace {
@@ -64,8 +72,8 @@ X number(float x) {
   else return x;
 }
 
-inline float value(float x) { return x; }
-inline float value(bf16 x) { return to_float(x); }
+inline float value_of(float x) { return x; }
+inline float value_of(bf16 x) { return to_float(x); }
 
 template <class X>
 void linear(Pool* pool, int64_t format, int64_t rows, int64_t out, int64_t in) {
@@ -74,8 +82,12 @@ void linear(Pool* pool, int64_t format, int64_t rows, int64_t out, int64_t in) {
   pack_ones(pool, format, out, in, packed.data(), step);
   const std::vector<X> x(rows * in, number<X>(0.5f));
   std::vector<X> y(rows * out);
-  fb_linear(pool, packed.data(), format, out, in, sizeof(X) == 2, x.data(), rows, y.data());
-  for (const X& sum : y) expect(std::fabs(value(sum) / (0.5f * static_cast<float>(in)) - 1) < 0.01f, "linear is wrong");
+  std::vector<Columns> columns;
+  for (int32_t begin = 0; begin < out; begin += 64) columns.push_back({begin, std::min(64, int32_t(out) - begin)});
+  const Linear call{pool, packed.data(), Format{format}, columns.data(), static_cast<int64_t>(columns.size()), out, in,
+                    sizeof(X) == 2, x.data(), rows, y.data()};
+  fb_linear(&call);
+  for (const X& sum : y) expect(std::fabs(value_of(sum) / (0.5f * static_cast<float>(in)) - 1) < 0.01f, "linear is wrong");
 }
 
 template <class X>
@@ -105,15 +117,77 @@ void moe_ffn(Pool* pool, int64_t format, int64_t tokens, int64_t k, int64_t expe
   expect(!refused, "moe_ffn refused good ids");
   const auto widths = static_cast<float>(inter + shared);
   const float expected = widths / (1 + std::exp(-1.0f));  // silu(1) * 1, summed over the widths
-  for (const X& sum : y) expect(std::fabs(value(sum) / expected - 1) < 0.02f, "moe_ffn is wrong");
+  for (const X& sum : y) expect(std::fabs(value_of(sum) / expected - 1) < 0.02f, "moe_ffn is wrong");
   if (!ids.empty()) {
     ids.back() = experts;
     expect(call() == 1, "moe_ffn took an expert that is none");
   }
 }
 
+// Every cached latent is one half, so that each output is half the sum of its row of W_UV, whatever the scores are.
+template <class X>
+void mla(Pool* pool, int64_t format, int64_t rows, int heads, int nope, int v, int latent, Random& random) {
+  const int bits = 8 * static_cast<int>(random(3));  // of a cached latent
+  const int rope = 1 + static_cast<int>(random(20)), inner = up(latent, attention::kValueStep);
+  const bool wide = format == attention::MlaWeights::kWide;
+  const int64_t key_panel = wide ? up(nope, 2) * kPanel * 4 : fb_panel_bytes(format, nope);
+  const int64_t value_panel = wide ? inner * kPanel * 4 : fb_panel_bytes(format, inner);
+  const int64_t key_size = panels(latent) * key_panel, value_size = panels(v) * value_panel;
+  std::vector<uint8_t> key(heads * key_size), value(heads * value_size);
+  for (int head = 0; head < heads; ++head) {
+    if (wide) {
+      std::fill_n(reinterpret_cast<float*>(key.data() + head * key_size), key_size / 4, 1.0f);
+      std::fill_n(reinterpret_cast<float*>(value.data() + head * value_size), value_size / 4, 1.0f);
+    } else {
+      pack_ones(pool, format, latent, nope, key.data() + head * key_size, key_panel);
+      pack_ones(pool, format, v, inner, value.data() + head * value_size, value_panel);
+    }
+  }
+  const attention::MlaWeights weights{key.data(), value.data(), format, heads, nope, rope, v, latent, bits, 0.1f};
+
+  const int page_size = 1 + static_cast<int>(random(30)), most = 1 + static_cast<int>(random(200));
+  const int64_t row_pages = (most + page_size - 1) / page_size, pages = rows * row_pages;
+  std::vector<int32_t> table(pages), contexts(rows);
+  for (int64_t page = 0; page < pages; ++page) table[page] = static_cast<int32_t>(pages - 1 - page);
+  for (auto& context : contexts) context = 1 + static_cast<int32_t>(random(most));
+  const CacheRow row{latent, rope, bits};
+  const std::vector<X> values(latent + rope, number<X>(0.5f));
+  std::vector<char> cache(pages * page_size * row.bytes<X>());
+  for (size_t at = 0; at < cache.size(); at += row.bytes<X>()) row.encode(values.data(), cache.data() + at);
+  std::vector<X> q(rows * heads * (nope + rope), number<X>(0.01f)), out(rows * heads * v);
+  const int64_t q_head = nope + rope, q_token = heads * q_head;
+  const auto check = [&](int refused) {
+    expect(!refused, "attention refused good pages");
+    // What pads the latents is multiplied by what follows them in the cache; it is zero but where all is one.
+    const float sum = 0.5f * static_cast<float>(latent == inner ? latent : 0);
+    for (const X& each : out) expect(!sum || std::fabs(value_of(each) / sum - 1) < 0.01f, "attention is wrong");
+  };
+  check(fb_mla_decode(pool, &weights, sizeof(X) == 2, q.data(), q_token, q_head, cache.data(), pages, page_size,
+                      table.data(), row_pages, row_pages, contexts.data(), rows, out.data()));
+  if (!rows) return;
+  const int64_t tokens = std::min<int64_t>(rows, most);
+  out.resize(tokens * heads * v);
+  check(fb_mla_prefill(pool, &weights, sizeof(X) == 2, q.data(), q_token, q_head, cache.data(), pages, page_size,
+                       table.data(), row_pages, most - tokens, tokens, out.data()));
+  table[0] = static_cast<int32_t>(pages);
+  expect(fb_mla_prefill(pool, &weights, sizeof(X) == 2, q.data(), q_token, q_head, cache.data(), pages, page_size,
+                        table.data(), row_pages, 0, tokens, out.data()) == 2,
+         "attention took a page that is none");
+}
+
 void everything(Pool* pool, uint32_t seed) {
   Random random{seed};
+  for (const int64_t rows : {0, 1, 7, 70}) {
+    const int heads = 1 + static_cast<int>(random(20));
+    for (int64_t format = 0; format < 2; ++format) {
+      mla<float>(pool, format, rows, heads, 128, 128, 64, random);
+      mla<bf16>(pool, format, rows, heads, 128, 128, 160, random);
+    }
+    const int nope = 1 + static_cast<int>(random(40)), v = 1 + static_cast<int>(random(80));
+    mla<float>(pool, attention::MlaWeights::kWide, rows, heads, nope, v, 32 + static_cast<int>(random(40)), random);
+    mla<float>(pool, 0, rows, heads, nope, v, 64, random);
+    mla<bf16>(pool, 0, rows, heads, nope, v, 1 + static_cast<int>(random(90)), random);
+  }
   for (int64_t format = 0; format < 2; ++format) {
     for (const int64_t rows : {0, 1, 3, 5, 6, 7, 13, 253}) {
       const int64_t out = 1 + random(200), in = 1 + random(300);

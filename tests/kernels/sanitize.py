@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from every_kernel import EMULATED_AMX
+
 from fullbore.hardware.cpu import cpu_flags
 from fullbore.kernels.cpu.build import FLAGS, SOURCES, compiler, source_files
 from fullbore.kernels.cpu.native import runnable
@@ -20,7 +22,7 @@ def main() -> int:
     failed = []
     sources = [str(path) for path in source_files() if path.suffix == ".cpp"]
     driver = str(Path(__file__).with_name("drive.cpp"))
-    for isa in runnable(cpu_flags()):
+    for isa in (*runnable(cpu_flags()), EMULATED_AMX):
         for sanitizer in SANITIZERS:
             with tempfile.TemporaryDirectory() as folder:
                 program = str(Path(folder) / "drive")

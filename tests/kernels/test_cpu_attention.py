@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from fullbore.kernels.cpu.attention import CpuKvAppend, CpuMlaDecode, CpuMlaPrefill
+from fullbore.kernels.cpu.attention import CpuMlaDecode, CpuMlaPrefill
 from fullbore.kernels.cpu.native import Native
 from fullbore.ops.attention import MLA_PREFILL, Heads
-from fullbore.ops.cache import CacheRow
 from fullbore.ops.contract import DTYPES
 from fullbore.ops.draws import draw_weight
 
@@ -21,7 +20,10 @@ SETTINGS = settings(max_examples=15, deadline=None)
 CONTEXTS = st.one_of(st.integers(1, 70), st.sampled_from([64, 128, 129, 320, 577]))
 HEADS = st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 40, 70]))
 BITS = st.sampled_from([0, 8, 16])
-SIZES = st.sampled_from([(8, 4, 8, 32), (20, 6, 12, 33), (13, 2, 7, 64), (32, 16, 72, 160), (5, 3, 7, 5)])
+SIZES = st.sampled_from(
+    [(8, 4, 8, 32), (20, 6, 12, 33), (13, 2, 7, 64), (32, 16, 72, 160), (5, 3, 7, 5), (128, 8, 128, 96)]
+)
+FORMATS = st.sampled_from(["fp32", "fp8_block"])
 
 
 @pytest.fixture(scope="module", params=isas(), ids=lambda isa: isa.name)
@@ -40,12 +42,12 @@ class World:
         count, (nope, rope, v, latent) = data.draw(HEADS), data.draw(SIZES)
         bits = data.draw(BITS)
         self.heads = Heads(count, nope, rope, v, latent, (nope + rope) ** -0.5, bits)
-        self.weights = draw_weight(count * (nope + v), latent, "fp32", g), self.heads
+        self.weights = draw_weight(count * (nope + v), latent, data.draw(FORMATS), g), self.heads
         self.type = DTYPES[dtype]
         self.q = [torch.randn(n, count, nope + rope, generator=g).to(self.type) for n in self.contexts]
         self.keys = [torch.randn(n, latent + rope, generator=g).to(self.type) for n in self.contexts]
 
-    def place(self, append: CpuKvAppend, seed: int) -> tuple[Tensor, Tensor]:
+    def place(self, seed: int) -> tuple[Tensor, Tensor]:
         """The cache and the page table, with pages drawn by ``seed``. What is not written decodes to nan."""
         size, needed = self.page_size, [-(-n // self.page_size) for n in self.contexts]
         free = torch.randperm(sum(needed) + seed, generator=Generator().manual_seed(seed)).tolist()
@@ -58,7 +60,8 @@ class World:
             table[request, : len(pages)] = torch.tensor(pages)
             at = torch.arange(len(keys))
             slots = table[request].long()[at // size] * size + at % size
-            append.run(row, *torch.split(keys, [row.latent, row.rope], dim=-1), cache, slots)
+            encoded = row.encode(*torch.split(keys, [row.latent, row.rope], dim=-1))
+            cache.view(-1, row.width)[slots] = encoded
         return cache, table
 
 
@@ -72,8 +75,8 @@ def test_decode_is_a_row_of_any_prefill(threads: tuple[Native, Native], data: An
     """The same bits alone and in a batch, on any pages, in any chunk, on any number of threads."""
     world, (one, three) = World(data, dtype), threads
     decode, prefill = CpuMlaDecode(dtype, one), CpuMlaPrefill(dtype, three)
-    packed, append = decode.pack(*world.weights), CpuKvAppend(dtype, one)
-    (cache, table), (elsewhere, other) = world.place(append, seed=1), world.place(append, seed=3)
+    packed = decode.pack(*world.weights)
+    (cache, table), (elsewhere, other) = world.place(seed=1), world.place(seed=3)
     last = torch.stack([q[-1] for q in world.q])
     together = decode.run(packed, last, cache, table, int32(*world.contexts))
     assert bool(together.isfinite().all()), "what is not this request's leaked into it"
@@ -104,15 +107,15 @@ def test_poison_stays_in_its_row(
 ) -> None:
     """A query or key that is not finite shows in the tokens that see it, and changes no other token."""
     world, (one, _) = World(data, dtype), threads
-    prefill, append = CpuMlaPrefill(dtype, one), CpuKvAppend(dtype, one)
+    prefill = CpuMlaPrefill(dtype, one)
     packed = prefill.pack(*world.weights)
-    cache, table = world.place(append, seed=1)
+    cache, table = world.place(seed=1)
     clean = prefill.run(packed, world.q[0], cache, table[0], 0)
     at = data.draw(st.integers(0, world.contexts[0] - 1))
     rows = slice(at, at + 1) if data.draw(st.booleans()) else slice(at, None)
     if rows.stop is None:
         world.keys[0][at] = poison
-        cache, table = world.place(append, seed=1)
+        cache, table = world.place(seed=1)
     else:
         world.q[0][at] = poison
     poisoned = prefill.run(packed, world.q[0], cache, table[0], 0)
@@ -129,7 +132,7 @@ def test_a_cache_in_any_format_gives_the_bits_of_what_it_holds(
 ) -> None:
     """Decoding adds no error: attention is the same, bit for bit, on rows that were decoded beforehand."""
     world, (one, _) = World(data, dtype), threads
-    cache, table = world.place(CpuKvAppend(dtype, one), seed=1)
+    cache, table = world.place(seed=1)
     plain = replace(world.heads, kv_bits=0)
     held = world.heads.row.decode(cache, world.type)
     contexts, last = int32(*world.contexts), torch.stack([q[-1] for q in world.q])
@@ -139,25 +142,6 @@ def test_a_cache_in_any_format_gives_the_bits_of_what_it_holds(
     assert torch.equal(found, decode.run(other, last, held, table, contexts))
     found = prefill.run(packed, world.q[0], cache, table[0], 0)
     assert torch.equal(found, prefill.run(other, world.q[0], held, table[0], 0))
-
-
-@SETTINGS
-@given(data=st.data(), dtype=st.sampled_from(sorted(DTYPES)), tokens=st.integers(1, 40))
-def test_rows_are_written_as_the_format_says(
-    threads: tuple[Native, Native], data: Any, dtype: str, tokens: int
-) -> None:
-    """The format's own bytes, whatever the sizes, the company and the threads, and nothing beside them."""
-    row = CacheRow(data.draw(st.integers(1, 300)), data.draw(st.integers(1, 70)), data.draw(BITS))
-    g = Generator().manual_seed(tokens)
-    spread = 10.0 ** (50 * torch.rand(tokens, 1, generator=g) - 20)  # bfloat16 knows no subnormals here
-    latent = (torch.randn(tokens, row.latent, generator=g).pow(3) * spread).to(DTYPES[dtype])
-    rope = torch.randn(tokens, row.rope + 3, generator=g).to(DTYPES[dtype])[:, 3:]
-    slots = torch.randperm(tokens + 9, generator=g)[:tokens]
-    for native in threads:
-        cache = row.empty(tokens + 9, 1, DTYPES[dtype]).fill_(1)
-        expected = cache.clone()
-        expected.view(-1, row.width)[slots] = row.encode(latent, rope)
-        assert torch.equal(CpuKvAppend(dtype, native).run(row, latent, rope, cache, slots), expected)
 
 
 def test_few_long_contexts_are_shared_among_threads(threads: tuple[Native, Native]) -> None:
@@ -175,7 +159,7 @@ def test_few_long_contexts_are_shared_among_threads(threads: tuple[Native, Nativ
 
 
 def test_wrong_pages_and_wrong_caches_are_refused() -> None:
-    decode, prefill, append = CpuMlaDecode("float32"), CpuMlaPrefill("float32"), CpuKvAppend("float32")
+    decode, prefill = CpuMlaDecode("float32"), CpuMlaPrefill("float32")
     heads = Heads(2, 8, 4, 8, 16, 0.3)
     packed = decode.pack(draw_weight(2 * 16, 16, "fp32", Generator()), heads)
     cache, q = torch.zeros(3, 4, 20), torch.zeros(2, 2, 12)
@@ -186,13 +170,8 @@ def test_wrong_pages_and_wrong_caches_are_refused() -> None:
             prefill.run(packed, q, cache, int32(*table), contexts - 2)
     with pytest.raises(ValueError, match="context"):
         decode.run(packed, q, cache, torch.zeros(2, 1, dtype=torch.int32), int32(1, 0))
-    with pytest.raises(TypeError, match=r"cache is torch.float32, expected torch.uint8"):
-        append.run(replace(heads.row, bits=8), torch.ones(1, 16), torch.ones(1, 4), cache, torch.tensor([0]))
     narrow = decode.pack(draw_weight(2 * 16, 16, "fp32", Generator()), replace(heads, kv_bits=8))
+    with pytest.raises(TypeError, match=r"cache is torch.float32, expected torch.uint8"):
+        decode.run(narrow, q[:1], cache, int32(0, 1)[None], int32(5))
     with pytest.raises(ValueError, match=r"\[3, 4, 20\], expected \[pages, page_size, 28\]"):
         decode.run(narrow, q[:1], cache.to(torch.uint8), int32(0, 1)[None], int32(5))
-    before = cache.clone()
-    for slot in (-1, 12):
-        with pytest.raises(IndexError, match="12 rows"):
-            append.run(heads.row, torch.ones(2, 16), torch.ones(2, 4), cache, torch.tensor([0, slot]))
-    assert torch.equal(cache, before)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_kernel import isas, native_of
+from every_kernel import native_of, panel_isas
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
@@ -23,7 +23,7 @@ from fullbore.ops.formats import Weight
 from fullbore.ops.operators import OPERATORS
 
 FORMATS = ("bf16", "fp8_block")
-ON_EACH = pytest.mark.parametrize("isa", isas(), ids=lambda isa: isa.name)
+ON_EACH = pytest.mark.parametrize("isa", panel_isas(), ids=lambda isa: isa.name)
 IN_EACH = pytest.mark.parametrize("dtype", DTYPES)
 # around the tile (6), the panel (64), the block (128) and odd, where a pair of inputs is half empty
 SIZES = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 128, 129, 193, 256, 391]))

@@ -1,5 +1,6 @@
 """Which object runs: chosen, overridden, compiled, refused, and never half of one."""
 
+import errno
 import os
 import shutil
 import stat
@@ -14,7 +15,16 @@ from every_kernel import isas
 from fullbore.errors import UsageError
 from fullbore.hardware.cpu import cpu_flags
 from fullbore.kernels.cpu import build, native
-from fullbore.kernels.cpu.build import AVX2, AVX512, AVX512BF16, GENERIC, ISAS, CompileError, compile_object
+from fullbore.kernels.cpu.build import (
+    AMX,
+    AVX2,
+    AVX512,
+    AVX512BF16,
+    GENERIC,
+    ISAS,
+    CompileError,
+    compile_object,
+)
 from fullbore.kernels.cpu.linear import CpuLinear
 from fullbore.kernels.cpu.native import NativeUnavailable, chosen_isas, load, runnable
 from fullbore.ops.contract import Job
@@ -31,8 +41,11 @@ def small_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "csrc"
     folder.mkdir()
     (folder / "small.cpp").write_text(
-        'extern "C" __attribute__((visibility("default"))) long long fb_abi() { return FB_ABI; }\n'
-        'extern "C" __attribute__((visibility("default"))) void* fb_pool_new(int, const int*) { return 0; }\n'
+        '#define API extern "C" __attribute__((visibility("default")))\n'
+        "API long long fb_abi() { return FB_ABI; }\n"
+        "#if !defined(DENIED)\n#define DENIED 0\n#endif\n"
+        "API long long fb_enable() { return DENIED; }\n"
+        "API void* fb_pool_new(int, const int*) { return 0; }\n"
     )
     monkeypatch.setattr(build, "SOURCES", folder)
     monkeypatch.setattr(native, "INSTALLED", tmp_path)
@@ -53,7 +66,7 @@ def test_the_best_that_the_cpu_can_run_comes_first() -> None:
     assert runnable(frozenset()) == (GENERIC,)
     assert runnable(AVX2.cpu_flags) == (AVX2, GENERIC)
     assert runnable(AVX512.cpu_flags - {"fma"}) == (GENERIC,)
-    everything = AVX512BF16.cpu_flags | {"more"}
+    everything = AMX.cpu_flags | {"more"}
     assert runnable(everything) == tuple(reversed(ISAS))
     assert chosen_isas({}, everything) == runnable(everything)
     assert chosen_isas({"FULLBORE_CPU_ISA": ""}, everything) == runnable(everything)
@@ -61,7 +74,7 @@ def test_the_best_that_the_cpu_can_run_comes_first() -> None:
 
 @X86
 def test_the_override_names_one_and_no_other() -> None:
-    everything = AVX512BF16.cpu_flags
+    everything = AMX.cpu_flags
     for isa in ISAS:
         assert chosen_isas({"FULLBORE_CPU_ISA": isa.name}, everything) == (isa,)
     with pytest.raises(UsageError, match=r"FULLBORE_CPU_ISA='avx521'.*did you mean avx512.*generic, avx2"):
@@ -192,6 +205,17 @@ def test_flags_that_a_compiler_does_not_know_cost_that_instruction_set_only(
 
 
 @HAS_COMPILER
+def test_an_object_whose_registers_the_system_denies_is_passed_over(small_sources: Path) -> None:
+    denied = build.Isa("denied", (), frozenset(), (f"-DDENIED={errno.EPERM}",))
+    found = load((denied, GENERIC), 1, small_sources)
+    assert found.isa == "generic"
+    assert found.passed_over == (
+        "denied: the system denies this process the registers (Operation not permitted); "
+        "Linux 5.16 and newer grant them",
+    )
+
+
+@HAS_COMPILER
 def test_a_cache_that_cannot_be_written_is_named(
     small_sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,10 +245,7 @@ def test_a_kernel_without_native_code_is_unsupported_and_says_why(monkeypatch: p
 @pytest.mark.skipif(AVX512BF16 not in runnable(cpu_flags()), reason="compiles for AVX-512 BF16")
 def test_sums_stay_in_registers(tmp_path: Path) -> None:
     """A compiler that keeps them in memory halves the speed and breaks nothing: nothing else would tell."""
-    assembly = tmp_path / "panel.s"
-    command = [*build.compiler(), *build.FLAGS, *AVX512BF16.compiler_flags, "-S", "-o", str(assembly)]
-    subprocess.run([*command, str(build.SOURCES / "panel.cpp")], check=True)
-    lines = assembly.read_text().splitlines()
+    lines = panel_assembly(AVX512BF16, tmp_path)
     places = {line[:-1]: number for number, line in enumerate(lines) if line.startswith(".L")}
     full = 0
     for number, line in enumerate(lines):
@@ -238,3 +259,31 @@ def test_sums_stay_in_registers(tmp_path: Path) -> None:
                 ]
                 assert not stored, stored
     assert full, "the loops of 6 rows were not found"
+
+
+@HAS_COMPILER
+@X86
+def test_with_tiles_every_row_of_bfloat16_goes_through_them(tmp_path: Path) -> None:
+    """The instructions for pairs round differently: a row's bits would depend on how many share its call."""
+    words = [line.split()[0] for line in panel_assembly(AMX, tmp_path) if line.strip()]
+    assert words.count("tdpbf16ps") == 4 * 2  # of a panel, in each format
+    assert words.count("vdpbf16ps") == 0
+    assert words.count("ldtilecfg") == words.count("tilerelease") == 2
+
+
+@HAS_COMPILER
+@pytest.mark.skipif(
+    AVX512BF16 not in runnable(cpu_flags()) or AMX in runnable(cpu_flags()),
+    reason="loads the AMX object where all but the tiles is there",
+)
+def test_the_amx_object_of_a_cpu_without_tiles_is_denied_by_the_system() -> None:
+    with pytest.raises(NativeUnavailable, match="amx: the system denies this process the registers"):
+        load((AMX,), 1)
+
+
+def panel_assembly(isa: build.Isa, folder: Path) -> list[str]:
+    """What the compiler makes of the innermost loops."""
+    assembly = folder / "panel.s"
+    command = [*build.compiler(), *build.FLAGS, *isa.compiler_flags, "-S", "-o", str(assembly)]
+    subprocess.run([*command, str(build.SOURCES / "panel.cpp")], check=True)
+    return assembly.read_text().splitlines()

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from fullbore.kernels.torch.attention import TorchKvAppend, TorchMlaDecode, TorchMlaPrefill
+from fullbore.kernels.torch.attention import TorchMlaDecode, TorchMlaPrefill
 from fullbore.kernels.torch.ffn import TorchSwiglu
 from fullbore.kernels.torch.linear import TorchLinear
 from fullbore.kernels.torch.moe import TorchMoeFfn
-from fullbore.kernels.torch.pointwise import TorchRmsNorm, TorchRope
+from fullbore.kernels.torch.pointwise import TorchAddRmsNorm, TorchLatents, TorchRmsNorm, TorchRope
 from fullbore.kernels.torch.route import TorchRoute
 from fullbore.ops.attention import Heads
+from fullbore.ops.cache import CacheRow
 from fullbore.ops.contract import Kernel
 from fullbore.ops.draws import draw_weight
 from fullbore.ops.ffn import draw_expert
@@ -92,6 +93,23 @@ def test_norm_and_rope(data: st.DataObject, tokens: int, width: int, heads: int,
     )
     x, angles = torch.randn(tokens, heads, 9 + 2 * half, generator=g), torch.randn(tokens, half, generator=g)
     check(rope, None, data, x, angles.cos(), angles.sin())
+    add, y = TorchAddRmsNorm("float32"), torch.randn(2, tokens, width, generator=g)
+    check(add, add.pack(torch.randn(width, generator=g), 1e-6), data, *y)
+    q = data.draw(st.sampled_from([0, width]))
+    latents, x = TorchLatents("float32"), torch.randn(tokens, q + width + 2 * half, generator=g)
+    row = CacheRow(width, 2 * half, data.draw(st.sampled_from([0, 8, 16])))
+    q_norm, kv_norm = torch.randn(q, generator=g), torch.randn(width, generator=g)
+    packed = latents.pack(q_norm if q else None, kv_norm, 1e-6, row)
+
+    class Rows(TorchLatents):
+        """With the rows that it writes instead of the whole cache."""
+
+        def run(self, packed: Any, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            cache = row.empty(2 * tokens + 1, 1, torch.float32)
+            queries, _ = latents.run(packed, x, cos, sin, cache, torch.arange(len(x)))
+            return queries, cache[: len(x), 0]
+
+    check(Rows("float32"), packed, data, x, angles.cos(), angles.sin())
 
 
 class Paged:
@@ -124,7 +142,7 @@ class Paged:
             at = torch.arange(len(keys))
             slots = torch.tensor(pages)[at // self.page_size] * self.page_size + at % self.page_size
             latent, rope = torch.split(keys, [row.latent, row.rope], dim=-1)
-            TorchKvAppend("float32").run(row, latent, rope, cache, slots)
+            cache.view(-1, row.width)[slots] = row.encode(latent, rope)
         return cache, table
 
 

@@ -10,7 +10,7 @@ from fullbore.model.batch import Batch
 from fullbore.model.config import ModelConfig, RopeConfig
 from fullbore.model.deepseek import DeepseekV3
 from fullbore.model.specs import TensorSpec, tensor_specs
-from fullbore.ops.formats import Weight, quantise_fp8_block
+from fullbore.ops.formats import Weight, outline, quantise_fp8_block
 
 YARN = RopeConfig(10000.0, 40.0, 64, 32.0, 1.0, mscale=1.0, mscale_all_dim=0.7)
 
@@ -54,6 +54,10 @@ class DictSource:
     fp8: bool = False
     released: list[str] = field(default_factory=list)
     _quantised: dict[str, Weight] = field(default_factory=dict)
+
+    def outline(self, name: str) -> Weight:
+        fp8 = self.fp8 and tensor_specs(self.config)[name].kind == "linear"
+        return outline(self.tensors[name].shape, "fp8_block" if fp8 else Weight(self.tensors[name]).format)
 
     def weight(self, name: str) -> Weight:
         if not self.fp8 or tensor_specs(self.config)[name].kind != "linear":

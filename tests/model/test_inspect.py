@@ -52,6 +52,18 @@ def test_the_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (shown["tokenizer_ids"], shown["vocab_size"], shown["context_tokens"]) == (300, 300, 4096)
 
 
+def test_what_weights_would_be_converted_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = json.loads(inspect(folder, capsys, "--json")[1])["converted"]
+    assert stored["weights"] == "stored"
+    assert "int4_g32" not in stored["matrix_bytes_by_format"]
+    converted = json.loads(inspect(folder, capsys, "--json", "--weights", "int4")[1])["converted"]
+    assert converted["bytes"] < stored["bytes"]
+    assert {"int4_g32", "int8", "bf16"} == set(converted["matrix_bytes_by_format"])
+    assert "as int4     " in inspect(folder, capsys, "--weights", "int4")[1]
+    code, _, error = inspect(folder, capsys, "--weights", "int")
+    assert (code, "did you mean int" in error) == (2, True)
+
+
 def test_the_figures_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = inspect(folder, capsys)
     assert code == 0

@@ -129,8 +129,8 @@ def test_a_missing_tensor_is_refused_before_anything_is_read(checkpoint: Path, t
 def test_the_selection_says_who_computes_and_why(checkpoint: Path) -> None:
     choices = load_model(checkpoint, "float32").selection.choices
     assert {job.operator for job in choices} == {
-        "embed", "linear", "rms_norm", "rope", "kv_append", "mla_prefill", "mla_decode", "route", "moe_ffn",
-        "swiglu", "greedy",
+        "embed", "linear", "rms_norm", "add_rms_norm", "latents", "rope", "mla_prefill", "mla_decode",
+        "route", "moe_ffn", "swiglu", "greedy",
     }  # fmt: skip
     assert all(choice.why and not choice.measured for choice in choices.values())
     assert {job.format for job in choices if job.operator == "moe_ffn"} == {"fp8_block"}
@@ -140,5 +140,7 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_read(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "free_memory_bytes", lambda: 100_000)
-    with pytest.raises(CapacityError, match=r"holds 0\.0 GiB of weights, and 0\.0 GiB of memory are free"):
+    with pytest.raises(
+        CapacityError, match=r"holds 0\.0 GiB of weights as stored, and 0\.0 GiB of memory are free"
+    ):
         load_model(checkpoint)

@@ -42,7 +42,7 @@ def test_sizes_that_weights_do_not_tell_come_from_the_config() -> None:
         shape = subject(job, work.sizes)
         assert shape.get("k", 3) == 3
         assert shape.get("heads", 4) == 4
-        if job.operator in ("rope", "kv_append"):
+        if job.operator in ("rope", "latents"):
             assert 8 in shape.values()
 
 

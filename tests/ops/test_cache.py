@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from fullbore.ops.cache import GROUP, CacheRow
 from fullbore.ops.contract import DTYPES
 from fullbore.ops.formats import E4M3_MAX
+from fullbore.ops.latents import LATENTS
 
 BITS = (0, 8, 16)
 rows = st.builds(CacheRow, st.integers(1, 300), st.integers(1, 40), st.sampled_from(BITS))
@@ -97,6 +98,36 @@ def test_a_row_depends_on_its_token_alone(row: CacheRow, dtype: Any, data: st.Da
     picks = torch.tensor(data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=9)))
     assert torch.equal(row.encode(latent[picks], rope[picks]), whole[picks])
     assert torch.equal(row.decode(whole[picks]), row.decode(whole)[picks])
+
+
+@given(rows, types, st.integers(0, 99))
+def test_rounding_bounds_what_is_lost_and_not_much_more(row: CacheRow, dtype: Any, seed: int) -> None:
+    latent, rope = token_values(row, 7, dtype, seed)
+    values = torch.cat([latent, rope], dim=-1).float()
+    lost, bound = (row.decode(row.encode(latent, rope)) - values).abs(), row.rounding(values)
+    assert bool((lost <= bound).all())
+    least = in_groups(row, values[:, : row.latent]).abs().amax(-1).repeat_interleave(GROUP, -1) * 2**-17
+    share = {0: 0.0, 8: 2**-4, 16: 2**-8}[row.bits]
+    assert bool(
+        (bound <= values.abs() * share + (least.amax(-1, keepdim=True) if row.bits == 8 else 0)).all()
+    )
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_latents_are_held_to_the_nearest_codes(bits: int) -> None:
+    """What the format rounds away is no error; another code, or another row's, is one."""
+    shape = {"tokens": 9, "q": 0, "latent": 133, "rope": 6, "kv_bits": bits}
+    case = LATENTS.draw(shape, "random", "none", torch.float32, Generator().manual_seed(3))
+    expected = LATENTS.reference(case.weights, *case.inputs)
+    _, values, row = expected
+    flat = values.view(-1, 139)
+    cache = row.encode(flat[:, :133], flat[:, 133:]).view(*values.shape[:2], -1)
+    assert LATENTS.error((expected[0], cache), expected) == 0
+    for at in (0, 132):  # bytes or values of the first row: two steps away
+        wrong = cache.clone()
+        wrong.view(-1, row.width).view(torch.int8 if bits == 8 else torch.int16)[0, at] += 2
+        assert LATENTS.error((expected[0], wrong), expected) > LATENTS.limit("none", "float32")
+    assert LATENTS.error((expected[0], cache.roll(1, 0)), expected) > 0.1
 
 
 @given(rows, types, st.data(), st.sampled_from([float("nan"), float("inf"), float("-inf")]))

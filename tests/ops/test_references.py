@@ -76,6 +76,19 @@ def test_rms_norm() -> None:
         agree(OPERATORS["rms_norm"].reference(case.weights, x), np.array(expected))
 
 
+def test_add_rms_norm_adds_and_then_normalises() -> None:
+    for case in drawn("add_rms_norm", "none"):
+        x, y = case.inputs
+        total, normal = OPERATORS["add_rms_norm"].reference(case.weights, x, y)
+        agree(total, array(x) + array(y))
+        agree(normal, array(OPERATORS["rms_norm"].reference(case.weights, x + y)))
+        # the sum that is normalised is the one that is kept, rounded as activations are
+        x, y = x.bfloat16(), y.bfloat16()
+        total, normal = OPERATORS["add_rms_norm"].reference(case.weights, x, y)
+        assert torch.equal(total, (x + y).float())
+        assert torch.equal(normal, OPERATORS["rms_norm"].reference(case.weights, x + y))
+
+
 @quick
 @given(st.floats(1e-3, 10.0), st.integers(0, 99))
 def test_rms_norm_does_not_see_the_scale_of_a_row(scale: float, seed: int) -> None:
@@ -279,18 +292,22 @@ def test_rows_beyond_a_context_are_never_seen(name: str) -> None:
         assert torch.equal(OPERATORS[name].reference(case.weights, q, changed, table, last), expected)
 
 
-def test_kv_append_writes_its_slots_and_no_others() -> None:
-    for case in drawn("kv_append", "none"):
-        (row,), (latent, rope, cache, slots) = case.weights, case.inputs
-        before = cache.clone()
-        output = OPERATORS["kv_append"].reference(case.weights, latent, rope, cache, slots)
-        expected = cache.clone()
+def test_latents_are_normalised_rotated_and_written_to_their_slots_and_no_others() -> None:
+    for case in drawn("latents", "none", "extreme_scales"):
+        (q_norm, kv_norm, eps, row), (x, cos, sin, cache, slots) = case.weights, case.inputs
+        before, count = cache.clone(), 0 if q_norm is None else len(q_norm)
+        queries, written, _ = OPERATORS["latents"].reference(case.weights, x, cos, sin, cache, slots)
+        latent, key = x[:, count : count + row.latent], x[:, count + row.latent :]
+        norm, rope = OPERATORS["rms_norm"].reference, OPERATORS["rope"].reference
+        expected = array(row.decode(cache)).copy()
         for token, slot in enumerate(slots.tolist()):
-            values = latent[token, None], rope[token, None]
-            if row.bits == 0:
-                assert torch.equal(row.encode(*values), torch.cat(values, dim=-1))
-            expected[slot // cache.shape[1], slot % cache.shape[1]] = row.encode(*values)[0]
-        assert torch.equal(output, expected)
+            turned = rope((), key[token][None, None], cos[token][None], sin[token][None])[0, 0]
+            values = torch.cat([norm((kv_norm, eps), latent[token][None])[0], turned])
+            expected[slot // cache.shape[1], slot % cache.shape[1]] = array(values)
+        agree(written, expected)
+        assert queries.shape == (len(x), count)
+        if q_norm is not None:
+            agree(queries, array(norm((q_norm, eps), x[:, :count])))
         assert torch.equal(cache, before)  # a reference changes nothing
 
 
@@ -308,7 +325,7 @@ def test_greedy_takes_the_first_of_the_best_and_refuses_what_is_not_finite() -> 
 def test_every_operator_has_a_test_of_its_reference() -> None:
     checked = {
         "linear", "embed", "rms_norm", "rope", "route", "swiglu", "moe_ffn", "mla_prefill", "mla_decode",
-        "kv_append", "greedy",
+        "add_rms_norm", "latents", "greedy",
     }  # fmt: skip
     assert set(OPERATORS) == checked
     assert all(isinstance(operator, Operator) for operator in OPERATORS.values())

@@ -28,7 +28,7 @@ class FakeEngine:
         self.script = script
         self.eos = eos
         self.ready = Ready(
-            vocab_size, max_model_len, 16, max_model_len, [eos], "0123456789abcdef", "fp8", 656
+            vocab_size, max_model_len, 16, max_model_len, [eos], "0123456789abcdef", "fp8", 656, "int8"
         )
         self.stats = Stats(pages_total=max_model_len)
         self.alive = True

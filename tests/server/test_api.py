@@ -316,6 +316,7 @@ def test_the_models_are_listed(server: Live) -> None:
     listed = server.ask("GET", "/v1/models").json
     assert [model["id"] for model in listed["data"]] == ["demo", "alias"]
     assert listed["data"][0]["max_model_len"] == 256
+    assert listed["data"][0]["weights"] == "int8"
     assert server.ask("GET", "/v1/models/alias").json["id"] == "alias"
     assert server.chat(model="alias").json["model"] == "alias"
 
@@ -360,6 +361,7 @@ def test_metrics_count_what_happened() -> None:
         assert 'fullbore:request_success_total{finished_reason="stop",model_name="demo"} 1.0' in text
         assert 'fullbore:request_success_total{finished_reason="length",model_name="demo"} 1.0' in text
         assert 'fullbore:time_to_first_token_seconds_count{model_name="demo"} 2.0' in text
+        assert 'fullbore:model_info{model_name="demo",weights="int8"} 1.0' in text
 
 
 def test_web_pages_may_call_only_when_allowed(server: Live) -> None:

@@ -68,6 +68,7 @@ def test_keys_come_from_flags_or_the_environment() -> None:
         (["demo", "--kv-gb", "nan"], "from 0"),
         (["demo", "--max-body-mb", "0"], "above 0"),
         (["demo", "--dtype", "float16"], "float16"),
+        (["demo", "--weights", "int5"], r"--weights int5 is not known \(did you mean int"),
         (["demo", "--reasoning-parser", "qwen"], "deepseek-r1"),
         (["demo", "--max-num-seq", "1"], "did you mean --max-num-seqs"),
         ([], "MODEL"),

@@ -27,7 +27,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineOptions:
 
 
 def covered(options: EngineOptions, **changes: object) -> None:
-    record = Covered(model_digest(Path(options.model)), source_code(), "float32", 1.0)
+    record = Covered(model_digest(Path(options.model), "stored"), source_code(), "float32", 1.0)
     Setting.of("dialog").store.append([msgspec.structs.replace(record, **changes)])
 
 
@@ -41,11 +41,12 @@ def test_it_runs_until_this_model_was_measured_with_this_code(options: EngineOpt
     assert not auto.needed()
     fp8 = msgspec.structs.replace(options, kv_cache_dtype="fp8")
     assert FirstTune("auto", fp8).needed(), "its attention is another job"
-    covered(options, model=model_digest(Path(options.model), 8))
+    covered(options, model=model_digest(Path(options.model), "stored", 8))
     assert not FirstTune("auto", fp8).needed()
     assert FirstTune("auto", msgspec.structs.replace(options, threads=77)).needed(), (
         "another machine, as it were"
     )
+    assert FirstTune("auto", msgspec.structs.replace(options, weights="int4")).needed()
     (Path(options.model) / "config.json").write_text('{"hidden_size": 1}')
     assert auto.needed()
 
@@ -59,11 +60,14 @@ def test_it_can_be_turned_off_and_asked_for(options: EngineOptions) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "thorough"])
 def test_its_arguments_are_those_of_the_command(options: EngineOptions, mode: str) -> None:
-    told = msgspec.structs.replace(options, scenario="code", concurrency=7, threads=3, kv_cache_dtype="fp8")
+    told = msgspec.structs.replace(
+        options, scenario="code", concurrency=7, threads=3, weights="int8", kv_cache_dtype="fp8"
+    )
     parser = flags.Parser(prog="fullbore tune")
     command.configure(parser)
     seen = flags.parse(parser, FirstTune(mode, told).arguments(), {})
     assert (seen.model, seen.dtype, seen.scenario) == (options.model, "float32", "code")
+    assert seen.weights == "int8"
     assert (seen.concurrency, seen.threads, seen.quiet) == (7, 3, True)
     assert seen.kv_cache_dtype == "fp8"
     assert (seen.thorough, seen.only_choices) == (mode == "thorough", mode != "thorough")

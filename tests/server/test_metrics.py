@@ -55,9 +55,11 @@ def test_the_names_of_the_field_are_there() -> None:
     assert all(name.startswith("fullbore:") for name in names)
 
 
-def test_the_cache_is_told_in_labels() -> None:
+def test_weights_and_cache_are_told_in_labels_once_they_are_loaded() -> None:
     metrics = ServerMetrics("demo")
-    metrics.cache(Ready(300, 256, 16, 1000, [1], "print", "fp8", 656))
+    assert not [key for key in read(metrics) if "model_info" in key or "cache_config_info" in key]
+    metrics.loaded(Ready(300, 256, 16, 1000, [1], "print", "fp8", 656, "int4_g32"))
+    assert read(metrics)["fullbore:model_info,weights=int4_g32"] == 1
     labels = "bytes_per_token=656,cache_dtype=fp8,block_size=16,num_blocks=1000"
     (found,) = [key for key in read(metrics) if key.startswith("fullbore:cache_config_info")]
     assert set(found.split(",")[1:]) == set(labels.split(","))

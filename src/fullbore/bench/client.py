@@ -32,6 +32,7 @@ class Target:
     vocab_size: int
     max_model_len: int  # 0: not said
     server: str  # its Server header, "" when it sends none
+    weights: str = ""  # their format, where the server says it (ours does)
 
 
 class Usage(msgspec.Struct):
@@ -56,6 +57,7 @@ class _Model(msgspec.Struct):
     id: str
     max_model_len: int | None = None
     root: str | None = None
+    weights: str | None = None
 
 
 class _EngineInfo(msgspec.Struct):
@@ -146,6 +148,7 @@ class Client:
             vocab_size=vocab_size or await self._vocab_size(),
             max_model_len=chosen.max_model_len or 0,
             server=server,
+            weights=chosen.weights or "",
         )
 
     async def _vocab_size(self) -> int:

@@ -141,7 +141,8 @@ async def measure(bench: Bench, keep: Callable[[Result], None], screen: Console)
         target = await client.discover(bench.model, bench.vocab_size)
         scenario = bench.scenario
         _check_fits(scenario, target)
-        screen.print(f"{scenario.describe()}; seed {scenario.seed}; {target.model} at {target.url}")
+        weights = f" ({target.weights})" if target.weights else ""
+        screen.print(f"{scenario.describe()}; seed {scenario.seed}; {target.model}{weights} at {target.url}")
         for concurrency in bench.concurrencies:
             count = bench.requests or max(FEWEST_REQUESTS, REQUESTS_PER_SLOT * concurrency)
             warmed = await _warm_up(client, target, scenario, min(concurrency, count), screen)

@@ -6,7 +6,7 @@ whenever a struct does; a peer of another version is refused at the handshake.
 
 import msgspec
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -110,6 +110,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     fingerprint: str  # of weights and config
     kv_cache_dtype: str  # float32, bfloat16 or fp8
     kv_bytes_per_token: int  # of the cache, all layers
+    weights: str = ""  # the format that most layers multiply by: fp8_block, int8, ...
+    conversion: str = ""  # what was lost where they are not as stored, for people
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

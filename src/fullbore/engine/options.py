@@ -8,6 +8,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
 
     model: str  # a checkpoint folder
     dtype: str = "auto"  # float32, bfloat16, or auto: what this CPU multiplies fastest
+    weights: str = "stored"  # a name in model.weights.RECIPES: what they are converted to
     max_model_len: int = 0  # 0: what the model allows and the pages hold
     kv_cache_dtype: str = "auto"  # fp8, bf16, or auto: the compute type
     page_size: int = 16

@@ -124,7 +124,7 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
         options.scenario, options.concurrency, options.threads, options.max_num_batched_tokens
     )
     tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, free_memory_bytes())
-    model = load_model(folder, options.dtype, progress, tuned, options.kv_cache_dtype)
+    model = load_model(folder, options.dtype, progress, tuned, options.weights, options.kv_cache_dtype)
     for line in shortfalls(model.selection):
         _log.warning("%s", line)
     config = model.config
@@ -156,6 +156,8 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             if model.row.bits == 8
             else str(model.row.type(model.dtype)).removeprefix("torch."),
             kv_bytes_per_token=token_bytes,
+            weights=model.format,
+            conversion=model.conversion,
         )
     )
     return Loop(scheduler, runner, wire, config.vocab_size)

@@ -50,7 +50,7 @@ class SampleRow:
 def sample(
     logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Sequence[int], greedy: Greedy
 ) -> list[Sampled]:
-    """One token for each row of ``logits`` [rows, vocab] float32. ``greedy``: the bound operator.
+    """One token for each row of ``logits`` [rows, vocab] in any float type. ``greedy``: the bound operator.
 
     A row with a value that is not finite gets an error instead of a token; the others are not affected.
     """
@@ -64,7 +64,9 @@ def sample(
     at = [index for index, row in enumerate(rows) if not results[index].error and not _is_plain(row)]
     if at:
         wishes = [rows[index] for index in at]
-        wished = _sample_as_wished(logits if len(at) == len(rows) else logits[at], wishes, eos_token_ids)
+        wished = _sample_as_wished(
+            (logits if len(at) == len(rows) else logits[at]).float(), wishes, eos_token_ids
+        )
         for index, result in zip(at, wished, strict=True):
             results[index] = result
     return results
@@ -85,7 +87,7 @@ def _is_plain(row: SampleRow) -> bool:
 def _sample_as_wished(
     logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Sequence[int]
 ) -> list[Sampled]:
-    """As ``sample``, for finite logits and any wishes."""
+    """As ``sample``, for finite logits in float32 and any wishes."""
     adjusted = _adjust(logits, rows, eos_token_ids)
     tokens = adjusted.argmax(dim=1)  # [rows]
     drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]

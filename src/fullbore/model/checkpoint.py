@@ -18,7 +18,7 @@ from fullbore.model.config import ModelConfig
 from fullbore.model.files import file_in, read_object
 from fullbore.model.safetensors_file import HEADER_LIMIT, Entry, MappedFile, read_header
 from fullbore.model.specs import TensorSpec, is_mtp, tensor_specs
-from fullbore.ops.formats import Weight
+from fullbore.ops.formats import Weight, outline
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -71,6 +71,10 @@ class Checkpoint:
 
     def file_of(self, name: str) -> Path:
         return self._place(name).path
+
+    def outline(self, name: str) -> Weight:
+        """Shape and format of a matrix; reads nothing."""
+        return outline(self._place(name).entry.shape, self.format(name))
 
     def weight(self, name: str) -> Weight:
         """A matrix as stored, [out, in], joined with its factors if it is FP8; views of the mapped files."""

@@ -1,7 +1,7 @@
 """The DeepSeek-V3 network (arXiv 2412.19437, section 2), top to bottom.
 
-Layers are made of bound operators and say nothing about how those are computed. Activations are in the
-compute type, routing in float32, logits in float32.
+Layers are made of bound operators and say nothing about how those are computed. Activations and logits
+are in the compute type, routing in float32.
 """
 
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LATENT_EPS = 1e-6  # of the norms inside attention, in the published code whatever rms_norm_eps says
 
+Residual = tuple[Tensor, Tensor]  # the stream, and what is still to be added: both [T, hidden]
 Angles = tuple[Tensor, Tensor]  # cos, sin: [T, qk_rope_head_dim / 2]
 
 
@@ -33,19 +34,15 @@ class Attention:
     def __init__(self, config: ModelConfig, parts: Parts, prefix: str, row: CacheRow) -> None:
         c = config
         self.heads, self.qk_head_dim = c.num_attention_heads, c.qk_head_dim
-        self.latent = c.kv_lora_rank
-        if c.q_lora_rank is None:
-            self.queries = [parts.bind("linear", parts.weight(prefix + "q_proj.weight"))]
-        else:
-            self.queries = [
-                parts.bind("linear", parts.weight(prefix + "q_a_proj.weight")),
-                parts.bind("rms_norm", parts.tensor(prefix + "q_a_layernorm.weight"), LATENT_EPS),
-                parts.bind("linear", parts.weight(prefix + "q_b_proj.weight")),
-            ]
-        self.kv_a = parts.bind("linear", parts.weight(prefix + "kv_a_proj_with_mqa.weight"))
-        self.kv_norm = parts.bind("rms_norm", parts.tensor(prefix + "kv_a_layernorm.weight"), LATENT_EPS)
+        compressed = c.q_lora_rank is not None
+        first = parts.weight(prefix + ("q_a_proj.weight" if compressed else "q_proj.weight"))
+        kv_a = parts.weight(prefix + "kv_a_proj_with_mqa.weight")
+        self.down = parts.bind("linear", first, kv_a)
+        q_norm = parts.tensor(prefix + "q_a_layernorm.weight") if compressed else None
+        kv_norm = parts.tensor(prefix + "kv_a_layernorm.weight")
+        self.latents = parts.bind("latents", q_norm, kv_norm, LATENT_EPS, row)
+        self.q_b = parts.bind("linear", parts.weight(prefix + "q_b_proj.weight")) if compressed else None
         self.rope = parts.bind("rope")
-        self.kv_append = parts.bind("kv_append", row)
         heads = Heads(
             c.num_attention_heads,
             c.qk_nope_head_dim,
@@ -61,14 +58,12 @@ class Attention:
 
     def __call__(self, x: Tensor, batch: Batch, angles: Angles, cache: Tensor) -> Tensor:
         """x: [T, hidden]; cache: [pages, page_size, width of a row], this layer's -> [T, hidden]."""
-        q = x
-        for part in self.queries:
-            q = part(q)
+        down = self.down(x)  # [T, q_lora_rank or all queries, then latent + rope, shared by all heads]
+        q, _ = self.latents(down, *angles, cache, batch.slots)
+        q = down[:, : self.heads * self.qk_head_dim] if self.q_b is None else self.q_b(q)
         q = self.rope(q.view(-1, self.heads, self.qk_head_dim), *angles)
-
-        kv = self.kv_a(x)  # [T, latent + rope], shared by all heads
-        k_rope = self.rope(kv[:, None, self.latent :], *angles)[:, 0]
-        self.kv_append(self.kv_norm(kv[:, : self.latent]), k_rope, cache, batch.slots)
+        if not batch.prefills:
+            return self.o(self.decode(q, cache, batch.page_table, batch.contexts))  # type: ignore[no-any-return]
 
         rows, outputs = batch.decode_rows, []  # each [tokens, heads * v_head_dim]
         if rows:
@@ -99,30 +94,41 @@ class MixtureOfExperts:
 
 
 class Layer:
-    """Attention and feed-forward, each normalised before and added to the residual stream."""
+    """Attention and feed-forward, each normalised before and added to the residual stream.
+
+    What a part adds is added where the next one normalises, in one pass: hence two tensors go through.
+    """
 
     def __init__(self, config: ModelConfig, parts: Parts, index: int, row: CacheRow) -> None:
         prefix = f"model.layers.{index}."
         eps = config.rms_norm_eps
-        self.input_norm = parts.bind("rms_norm", parts.tensor(prefix + "input_layernorm.weight"), eps)
+        self.input_norm = parts.bind("add_rms_norm", parts.tensor(prefix + "input_layernorm.weight"), eps)
         self.attention = Attention(config, parts, prefix + "self_attn.", row)
-        self.ffn_norm = parts.bind("rms_norm", parts.tensor(prefix + "post_attention_layernorm.weight"), eps)
+        after = parts.tensor(prefix + "post_attention_layernorm.weight")
+        self.ffn_norm = parts.bind("add_rms_norm", after, eps)
         self.ffn = (
             MixtureOfExperts(config, parts, prefix + "mlp.")
             if config.is_moe(index)
             else parts.bind("swiglu", *ffn_weights(parts, prefix + "mlp."))
         )
 
-    def __call__(self, x: Tensor, batch: Batch, angles: Angles, cache: Tensor) -> Tensor:
-        """x: [T, hidden] -> [T, hidden]."""
-        x = x + self.attention(self.input_norm(x), batch, angles, cache)
-        return x + self.ffn(self.ffn_norm(x))
+    def __call__(self, x: Tensor, y: Tensor, batch: Batch, angles: Angles, cache: Tensor) -> Residual:
+        """The residual stream ``x`` and what is to be added to it, ``y`` -> the same after this layer."""
+        x, normal = self.input_norm(x, y)
+        x, normal = self.ffn_norm(x, self.attention(normal, batch, angles, cache))
+        return x, self.ffn(normal)
 
 
 class DeepseekV3:
     """The main model. ``bytes``: size of its packed weights, the MTP layers' included. ``row``: a token in a
-    layer's cache."""
+    layer's cache.
 
+    format: that of most of its weights. conversion: what was lost where they were made of
+    another one, for people; "" where they are as stored.
+    """
+
+    format: str = ""
+    conversion: str = ""
     mtp: "tuple[MultiTokenPredictor, ...]" = ()
     selection: Selection  # which kernel does what, and why
 
@@ -137,7 +143,7 @@ class DeepseekV3:
             self.head = parts.bind("linear", parts.weight("lm_head.weight"))
         self.rotary = Rotary(config.rope, config.qk_rope_head_dim)
         self.layers = [Layer(config, parts, index, self.row) for index in range(config.num_hidden_layers)]
-        self.norm = parts.bind("rms_norm", parts.tensor("model.norm.weight"), config.rms_norm_eps)
+        self.norm = parts.bind("add_rms_norm", parts.tensor("model.norm.weight"), config.rms_norm_eps)
         self.greedy = parts.bind("greedy", config.vocab_size)  # logits [R, vocab] -> tokens [R]
         self.bytes = parts.bytes
 
@@ -147,18 +153,19 @@ class DeepseekV3:
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: tuple[Tensor, ...]) -> Tensor:
-        """One step. Writes the batch's tokens into ``cache`` -> logits [R, vocab] float32."""
+        """One step. Writes the batch's tokens into ``cache`` -> logits [R, vocab] in the compute type."""
         return self.logits(self.hidden(batch, cache)[batch.logits_at])
 
     @torch.inference_mode()
     def hidden(self, batch: Batch, cache: tuple[Tensor, ...]) -> Tensor:
         """The hidden state of every token after the final norm: [T, hidden]."""
         x = self.embed(batch.tokens)
+        y = torch.zeros_like(x)
         angles = self.rotary(batch.positions)
         for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x = layer(x, batch, angles, layer_cache)
-        return self.norm(x)  # type: ignore[no-any-return]
+            x, y = layer(x, y, batch, angles, layer_cache)
+        return self.norm(x, y)[1]  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden: [R, hidden] -> [R, vocab] float32."""
-        return self.head(hidden).float()  # type: ignore[no-any-return]
+        """hidden: [R, hidden] -> [R, vocab] in the compute type."""
+        return self.head(hidden)  # type: ignore[no-any-return]

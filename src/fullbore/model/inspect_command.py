@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 from fullbore.errors import CheckpointError
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import ModelConfig, load_config
+from fullbore.model.convert import Converted
 from fullbore.model.files import file_in, read_object
 from fullbore.model.locate import locate
 from fullbore.model.progress import ByteBar
 from fullbore.model.specs import count_parameters
 from fullbore.model.verify import VerifiedFile, bytes_to_verify, verify
+from fullbore.model.weights import STORED, Recipe, add_weights_flag, recipe
 from fullbore.ops.cache import CacheRow
 
 _TOKENIZER_LIMIT = 256 << 20  # bytes
@@ -32,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read everything: values, and SHA-256 sums against recorded ones",
     )
+    add_weights_flag(parser.add_argument)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -39,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     folder = locate(args.model)
     checkpoint = Checkpoint.open(folder, load_config(folder))
     summary = summarise(checkpoint)
+    summary["converted"] = _converted(checkpoint, recipe(args.weights))
     if not args.json:
         print("\n".join(_lines(checkpoint.config, summary)))
     if args.verify:
@@ -90,6 +94,16 @@ def _cache_bytes(config: ModelConfig, bits: int) -> int:
     return config.num_hidden_layers * row.bytes("float32")
 
 
+def _converted(checkpoint: Checkpoint, wanted: Recipe) -> dict[str, Any]:
+    """What the model would be made of with ``--weights``: no weight is read for it."""
+    source = Converted(checkpoint, checkpoint.specs, wanted)
+    return {
+        "weights": wanted.name,
+        "bytes": source.total_bytes,
+        "matrix_bytes_by_format": dict(source.formats),
+    }
+
+
 def _tokenizer_ids(folder: Path, config: ModelConfig) -> int | None:
     """One more than the highest id in tokenizer.json, checked against the embedding; None without."""
     path = file_in(folder, "tokenizer.json")
@@ -116,7 +130,7 @@ def _lines(config: ModelConfig, summary: dict[str, Any]) -> Iterator[str]:
     mtp = summary["mtp_layers"]
     kv = summary["kv_bytes_per_token"]
     full = {name: _bytes(kv[name] * summary["context_tokens"]) for name in ("bf16", "fp8")}
-    formats = ", ".join(f"{name} {_bytes(size)}" for name, size in summary["tensor_bytes_by_format"].items())
+    formats, converted = _formats(summary["tensor_bytes_by_format"]), summary["converted"]
     ids, files = summary["tokenizer_ids"], _plural(len(summary["files"]), "file")
     active = _count(summary["parameters_active_per_token"])
     table = {
@@ -137,7 +151,14 @@ def _lines(config: ModelConfig, summary: dict[str, Any]) -> Iterator[str]:
         if ids
         else "none (serving needs tokenizer.json)",
     }
+    if converted["weights"] != STORED:
+        sizes = _formats(converted["matrix_bytes_by_format"])
+        table[f"as {converted['weights']}"] = f"{_bytes(converted['bytes'])}, matrices {sizes}"
     yield from (f"{name:<11} {text}" for name, text in table.items())
+
+
+def _formats(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {_bytes(size)}" for name, size in sizes.items())
 
 
 def _shown(files: Iterable[VerifiedFile], quiet: bool) -> list[VerifiedFile]:

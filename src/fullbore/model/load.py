@@ -17,8 +17,10 @@ from fullbore.hardware.limits import free_memory_bytes
 from fullbore.kernels.catalogue import CATALOGUE
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import ModelConfig, load_config
+from fullbore.model.convert import Converted
 from fullbore.model.deepseek import DeepseekV3
 from fullbore.model.parts import Call
+from fullbore.model.weights import RECIPES, STORED, recipe
 from fullbore.model.workload import DEVICE, Source, assemble, workload
 from fullbore.ops.contract import DTYPES, packed_bytes
 from fullbore.ops.demand import Workload
@@ -43,29 +45,39 @@ def load_model(
     dtype: str = "auto",
     progress: Progress | None = None,
     selector: Selector = in_registry_order,
+    weights: str = STORED,
     kv_cache_dtype: str = "auto",
 ) -> DeepseekV3:
-    """The model in ``folder``, with every kernel selected. ``dtype``: float32, bfloat16 or auto;
-    ``kv_cache_dtype``: one of ``ops.setting.KV_CACHE_DTYPES``.
+    """The model in ``folder``, with every kernel selected. ``dtype``: float32, bfloat16 or auto; ``weights``:
+    a name in ``RECIPES``; ``kv_cache_dtype``: one of ``ops.setting.KV_CACHE_DTYPES``.
 
-    ``progress(done, total)`` is called with bytes of the checkpoint; the last call has done == total.
+    ``progress(done, total)`` is called with bytes of the weights; the last call has done == total.
     Before any weight is read: ConfigError or CheckpointError where the folder holds no such model,
     CapacityError where it cannot fit.
     """
-    chosen = compute_type(dtype)
+    chosen, wanted = compute_type(dtype), recipe(weights)
     bits = kv_bits(kv_cache_dtype, chosen)
     checkpoint = Checkpoint.open(folder, load_config(folder))
-    _refuse_too_large(folder, checkpoint.total_bytes, free_memory_bytes())
-    return build(checkpoint.config, checkpoint, chosen, progress=progress, selector=selector, kv_bits=bits)
+    source = Converted(checkpoint, checkpoint.specs, wanted)
+    _refuse_too_large(folder, source, checkpoint, free_memory_bytes())
+    model = build(checkpoint.config, source, chosen, progress=progress, selector=selector, kv_bits=bits)
+    model.format, model.conversion = source.format, source.summary()
+    return model
 
 
-def _refuse_too_large(folder: Path, stored: int, free: int) -> None:
-    """No kernel packs weights smaller than they are stored, and what does not fit ends in a kill."""
-    if stored > free:
-        raise CapacityError(
-            f"{folder} holds {stored / GIB:.1f} GiB of weights, and {free / GIB:.1f} GiB of memory are free "
-            "(free some, use a larger machine, or a smaller model)"
-        )
+def _refuse_too_large(folder: Path, source: Converted, checkpoint: Checkpoint, free: int) -> None:
+    """No kernel packs weights smaller than their format, and what does not fit ends in a kill."""
+    if source.total_bytes <= free:
+        return
+    sizes = {
+        name: Converted(checkpoint, checkpoint.specs, each).total_bytes for name, each in RECIPES.items()
+    }
+    fitting = [name for name in RECIPES if sizes[name] <= free]
+    advice = f"use --weights {fitting[0]}" if fitting else "use a larger machine"
+    raise CapacityError(
+        f"{folder} holds {source.total_bytes / GIB:.1f} GiB of weights as {source.recipe.name}, and "
+        f"{free / GIB:.1f} GiB of memory are free (free some, {advice}, or a smaller model)"
+    )
 
 
 def compute_type(dtype: str) -> str:
@@ -102,13 +114,14 @@ class _Loader:
     def __init__(self, source: Source, selection: Selection, progress: Progress | None) -> None:
         self.bytes = 0
         self._source, self._selection, self._progress = source, selection, progress
+        self._total = source.total_bytes
         self._handed: dict[str, int] = {}  # name -> bytes, since the last ``done``
-        self._read: dict[str, int] = {}  # the same of all before; a shape may be looked at before the values
+        self._read: set[str] = set()  # names of all before; a shape may be looked at before the values
+        self._done = 0  # their bytes
 
     def weight(self, name: str) -> Weight:
         weight = self._source.weight(name)
-        scale = 0 if weight.scale is None else weight.scale.nbytes
-        self._handed[name] = weight.data.nbytes + scale
+        self._handed[name] = weight.bytes
         return weight
 
     def tensor(self, name: str) -> Tensor:
@@ -129,7 +142,8 @@ class _Loader:
     def done(self) -> None:
         for name, size in self._handed.items():
             self._source.release(name)
-            self._read[name] = size
+            self._done += 0 if name in self._read else size
+            self._read.add(name)
         self._handed.clear()
         if self._progress:
-            self._progress(sum(self._read.values()), self._source.total_bytes)
+            self._progress(self._done, self._total)

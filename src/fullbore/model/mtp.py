@@ -23,7 +23,7 @@ class MultiTokenPredictor:
         self.hidden_norm = parts.bind("rms_norm", parts.tensor(prefix + "hnorm.weight"), eps)
         self.join = parts.bind("linear", parts.weight(prefix + "eh_proj.weight"))
         self.layer = Layer(config, parts, number, model.row)
-        self.norm = parts.bind("rms_norm", parts.tensor(prefix + "shared_head.norm.weight"), eps)
+        self.norm = parts.bind("add_rms_norm", parts.tensor(prefix + "shared_head.norm.weight"), eps)
 
     def new_cache(self, pages: int, page_size: int) -> Tensor:
         """This layer's own cache: [pages, page_size, width of a row]."""
@@ -34,9 +34,10 @@ class MultiTokenPredictor:
         """batch.tokens: [T] token t + 1 for each t; hidden: [T, hidden] the main model's state at t, after
         its final norm (for a deeper draft: the second result of the layer before).
 
-        -> logits of token t + 2 at ``batch.logits_at`` [R, vocab] float32, and the state [T, hidden].
+        -> logits of token t + 2 at ``batch.logits_at`` [R, vocab], and the state [T, hidden].
         """
         embedded = self.embedding_norm(self.model.embed(batch.tokens))
         x = self.join(torch.cat([embedded, self.hidden_norm(hidden)], dim=-1))
-        state = self.norm(self.layer(x, batch, self.model.rotary(batch.positions), cache))
+        angles = self.model.rotary(batch.positions)
+        _, state = self.norm(*self.layer(x, torch.zeros_like(x), batch, angles, cache))
         return self.model.logits(state[batch.logits_at]), state

@@ -21,8 +21,12 @@ DEVICE = "cpu"
 
 
 class Source(Protocol):
-    """Stored tensors by name, as views of mapped files (``Checkpoint``)."""
+    """Tensors by name: views of mapped files (``Checkpoint``), or made of them (``Converted``).
 
+    ``outline`` is ``weight`` without values, for the recorder.
+    """
+
+    def outline(self, name: str) -> Weight: ...
     def weight(self, name: str) -> Weight: ...
     def tensor(self, name: str) -> Tensor: ...
     def release(self, name: str) -> None: ...
@@ -70,7 +74,7 @@ class _Recorder:
     bytes = 0
 
     def __init__(self, source: Source, dtype: str) -> None:
-        self.weight, self.tensor = source.weight, source.tensor
+        self.weight, self.tensor = source.outline, source.tensor
         self.groups: Counter[tuple[Job, ...]] = Counter()
         self._dtype = dtype
 

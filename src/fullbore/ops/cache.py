@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fullbore.ops.contract import DTYPES, Shape
-from fullbore.ops.formats import decode_table
+from fullbore.ops.formats import decode_e4m3
 
 GROUP = 128  # latents of one factor
 LEAST_POWER = -100  # of a factor: what it multiplies stays clear of the smallest numbers of bfloat16
@@ -76,6 +76,25 @@ class CacheRow:
         parts = codes, factors, rope.to(torch.bfloat16)
         return torch.cat([part.view(torch.uint8) for part in parts], dim=-1)
 
+    def rounding(self, values: Tensor) -> Tensor:
+        """values: [..., latent + rope] float32 -> the most by which ``encode`` may change each of them."""
+        if self.bits != 8:
+            return values.abs() * (2**-8 if self.bits else 0)
+        latent, rope = torch.split(values.abs(), [self.latent, self.rope], dim=-1)
+        padded = F.pad(latent, (0, self.groups * GROUP - self.latent))
+        groups = padded.reshape(*latent.shape[:-1], self.groups, GROUP)
+        factors = _factors(groups.amax(-1)).repeat_interleave(GROUP, -1)[..., : self.latent]
+        # Half a step: of a value's own magnitude, or of e4m3's subnormals, which lie 2^-9 apart.
+        return torch.cat([torch.maximum(latent * 2**-4, factors * 2**-10), rope * 2**-8], dim=-1)
+
+    def check(self, cache: Tensor, dtype: torch.dtype) -> None:
+        """TypeError or ValueError where ``cache`` has not such rows; ``dtype``: of the activations."""
+        if cache.dtype is not self.type(dtype):
+            raise TypeError(f"the cache is {cache.dtype}, expected {self.type(dtype)}")
+        if cache.shape[2] != self.width or not cache.is_contiguous():
+            expected = f"[pages, page_size, {self.width}], contiguous"
+            raise ValueError(f"the cache has shape {list(cache.shape)}, expected {expected}")
+
     def decode(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """rows: [..., width] -> [..., latent + rope] in ``dtype``; exact in float32 and in bfloat16."""
         if self.bits != 8:
@@ -83,7 +102,7 @@ class CacheRow:
         sizes = [self.latent, 4 * self.groups, 2 * self.rope]
         codes, factors, rope = torch.split(rows, sizes, dim=-1)
         factor = _viewed(factors, torch.float32).repeat_interleave(GROUP, -1)[..., : self.latent]
-        latent = decode_table()[codes.int()].mul_(factor)
+        latent = decode_e4m3(codes).mul_(256).mul_(factor)  # 256 times the largest factor would be infinite
         return torch.cat([latent.to(dtype), _viewed(rope, torch.bfloat16).to(dtype)], dim=-1)
 
 

@@ -7,15 +7,18 @@
 each row and group of inputs, such that the largest value of a group is the largest number.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fullbore.errors import IntegrityError
 
 BLOCK = 128
 E4M3_MAX = 448.0
+PLAIN = {"bf16": torch.bfloat16, "fp32": torch.float32}  # formats without factors
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,21 @@ class Weight:
             return self.integer.format
         if self.scale is not None:
             return "fp8_block"
-        return {torch.bfloat16: "bf16", torch.float32: "fp32"}[self.data.dtype]
+        return next(format for format, dtype in PLAIN.items() if dtype == self.data.dtype)
+
+    @property
+    def bytes(self) -> int:
+        """Factors included; numbers of 4 bits count half a byte, though ``data`` holds one in each byte."""
+        out, in_ = self.data.shape
+        return matrix_bytes(out, in_, self.format)
 
     def dequantise(self, dtype: torch.dtype) -> Tensor:
         """The matrix itself, [out, in] in ``dtype``."""
         if self.scale is None:
             return self.data.to(dtype)
         if self.integer is not None:
-            factors = self.scale.float().repeat_interleave(self.integer.group, dim=1)
-            return (self.data * factors[:, : self.data.shape[1]]).to(dtype)
+            values = _groups(self.data.float(), self.integer.group).mul_(self.scale.float()[..., None])
+            return values.flatten(1)[:, : self.data.shape[1]].to(dtype)
         return dequantise_fp8_block(self.data, self.scale, dtype)
 
 
@@ -65,10 +74,7 @@ class Integer:
     def quantise(self, matrix: Tensor) -> Weight:
         """[out, in] in any float type -> the nearest numbers to factors rounded to bfloat16."""
         rows, columns = matrix.shape
-        groups = -(-columns // self.group)
-        padded = torch.zeros(rows, groups * self.group, dtype=torch.float32, device=matrix.device)
-        padded[:, :columns] = matrix
-        values = padded.view(rows, groups, self.group)
+        values = _groups(matrix.float(), self.group)
         scale = (values.abs().amax(dim=2) / self.largest).to(torch.bfloat16)
         factor = torch.where(scale > 0, scale.float(), 1.0)
         numbers = (values / factor[..., None]).round_().clamp_(-self.largest, self.largest)
@@ -82,9 +88,34 @@ INTEGERS = {
 }
 
 
-def decode_table() -> Tensor:
-    """The 256 values of e4m3fn as float32. Indexing it is 3x faster than torch's own cast on a CPU."""
-    return torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).to(torch.float32)
+def _groups(matrix: Tensor, group: int) -> Tensor:
+    """[out, in] -> [out, ceil(in / group), group], the last filled up with zeros; a view where that does."""
+    missing = -matrix.shape[1] % group
+    return (F.pad(matrix, (0, missing)) if missing else matrix).view(len(matrix), -1, group)
+
+
+def outline(shape: Sequence[int], format: str) -> Weight:
+    """A matrix [out, in] in ``format`` that has no values (torch's meta device)."""
+    out, in_ = shape
+    integer = INTEGERS.get(format)
+    if integer is not None:
+        scale = torch.empty(out, -(-in_ // integer.group), dtype=torch.bfloat16, device="meta")
+        return Weight(torch.empty(out, in_, dtype=torch.int8, device="meta"), scale, integer)
+    if format == "fp8_block":
+        scale = torch.empty(-(-out // BLOCK), -(-in_ // BLOCK), device="meta")
+        return Weight(torch.empty(out, in_, dtype=torch.float8_e4m3fn, device="meta"), scale)
+    return Weight(torch.empty(out, in_, dtype=PLAIN[format], device="meta"))
+
+
+def decode_e4m3(codes: Tensor) -> Tensor:
+    """Values of e4m3fn as float32, 256 times too small: the bits of float16, moved, are those of e4m3 with
+    another bias of the exponent. Ten times faster than torch's own cast on a CPU, and exact.
+    """
+    wide = codes.view(torch.int8).to(torch.int16)  # the sign is copied to the bits above
+    values = wide.bitwise_left_shift_(7).bitwise_and_(~0x4000).view(torch.float16).to(torch.float32)
+    sizes = codes.view(torch.uint8).bitwise_and(0x7F)
+    # One pattern means another thing: the largest, which is no number.
+    return values.masked_fill_(sizes == 0x7F, torch.nan) if int(sizes.max()) == 0x7F else values
 
 
 def dequantise_fp8_block(data: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -100,12 +131,10 @@ def dequantise_fp8_block(data: Tensor, scale: Tensor, dtype: torch.dtype) -> Ten
             f"the scale of a {rows} x {columns} fp8_block matrix has shape {tuple(scale.shape)}, expected "
             f"{expected}: a factor for each block of {BLOCK} x {BLOCK}"
         )
-    table = decode_table()
     result = torch.empty(rows, columns, dtype=dtype, device=data.device)
     for block, factors in enumerate(scale):
         band = slice(block * BLOCK, min((block + 1) * BLOCK, rows))
-        values = table[data[band].view(torch.uint8).int()]
-        result[band] = values.mul_(factors.repeat_interleave(BLOCK)[:columns])
+        result[band] = decode_e4m3(data[band]).mul_((256 * factors).repeat_interleave(BLOCK)[:columns])
     return result
 
 
@@ -129,7 +158,7 @@ def matrix_bytes(out: int, in_: int, format: str) -> int:
         return out * (-(-in_ * integer.bits // 8) + 2 * -(-in_ // integer.group))
     if format == "fp8_block":
         return out * in_ + 4 * -(-out // BLOCK) * -(-in_ // BLOCK)
-    return out * in_ * {"bf16": 2, "fp32": 4}[format]
+    return out * in_ * PLAIN[format].itemsize
 
 
 def value_bytes(dtype: str) -> int:

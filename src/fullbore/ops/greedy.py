@@ -5,6 +5,7 @@ from torch import Generator, Tensor
 
 from fullbore.ops.contract import Case, Cost, Operator, Shape, Tolerance
 from fullbore.ops.draws import draw_rows
+from fullbore.ops.formats import value_bytes
 
 NOT_FINITE = -1  # instead of a token, where a logit is nan or infinite
 
@@ -14,7 +15,7 @@ def _describe(vocab: int) -> tuple[Shape, str]:
 
 
 def _reference(weights: tuple[int], logits: Tensor) -> Tensor:
-    """logits: [rows, vocab] float32 -> [rows] int64: the lowest of the best ids, or ``NOT_FINITE``."""
+    """logits: [rows, vocab] -> [rows] int64: the lowest of the best ids, or ``NOT_FINITE``."""
     best = logits.amax(1, keepdim=True)
     first = (logits == best).int().argmax(1)  # torch promises no order among equals but gives the first
     return torch.where(logits.isfinite().all(1), first, NOT_FINITE)
@@ -22,12 +23,12 @@ def _reference(weights: tuple[int], logits: Tensor) -> Tensor:
 
 def _cost(shape: Shape, format: str, dtype: str) -> Cost:
     values = shape["rows"] * shape["vocab"]
-    return Cost(values, 4 * values + 8 * shape["rows"])
+    return Cost(values, values * value_bytes(dtype) + 8 * shape["rows"])
 
 
 def _draw(shape: Shape, case: str, format: str, dtype: torch.dtype, generator: Generator) -> Case:
-    """``ties``: every row has many best tokens. Logits are float32 whatever the compute type."""
-    logits = draw_rows(shape["rows"], shape["vocab"], case, torch.float32, generator)
+    """``ties``: every row has many best tokens."""
+    logits = draw_rows(shape["rows"], shape["vocab"], case, dtype, generator)
     if case == "ties":
         logits = logits.clamp(-1.0, 1.0).round()
     return Case((shape["vocab"],), (logits,))

@@ -1,4 +1,5 @@
-"""``linear``: y = x W^T; and ``embed``, which reads rows of the same kind of matrix.
+"""``linear``: y = x W^T, where W may be several matrices one above the other, such as projections of one x;
+and ``embed``, which reads rows of the same kind of matrix.
 
 The output head is a ``linear`` like any other, so that tied embeddings are one matrix with two users.
 """
@@ -6,19 +7,27 @@ The output head is a ``linear`` like any other, so that tied embeddings are one 
 import torch
 from torch import Generator, Tensor
 
+from fullbore.errors import FullboreError
 from fullbore.ops.contract import Case, Cost, Operator, Shape, Tolerance
 from fullbore.ops.draws import ARITHMETIC, WEIGHT_FORMATS, draw_rows, draw_weight
 from fullbore.ops.formats import Weight, matrix_bytes, value_bytes
 
 
-def _describe(weight: Weight) -> tuple[Shape, str]:
-    out, in_ = weight.data.shape
-    return {"out": out, "in": in_}, weight.format
+def _describe(*weights: Weight) -> tuple[Shape, str]:
+    sizes, formats = {weight.data.shape[1] for weight in weights}, {weight.format for weight in weights}
+    if len(sizes) > 1 or len(formats) > 1:
+        stored = ", ".join(f"{weight.format} {list(weight.data.shape)}" for weight in weights)
+        raise FullboreError(
+            f"matrices that are multiplied together are stored as {stored}; expected one format and as many "
+            "columns in all (convert the checkpoint)"
+        )
+    out = sum(weight.data.shape[0] for weight in weights)
+    return {"out": out, "in": sizes.pop()}, formats.pop()
 
 
-def _linear_reference(weights: tuple[Weight], x: Tensor) -> Tensor:
-    """x: [tokens, in] -> [tokens, out]."""
-    return x.float() @ weights[0].dequantise(torch.float32).T
+def _linear_reference(weights: tuple[Weight, ...], x: Tensor) -> Tensor:
+    """x: [tokens, in] -> [tokens, out], the outputs of all matrices side by side."""
+    return x.float() @ torch.cat([weight.dequantise(torch.float32) for weight in weights]).T
 
 
 def _linear_cost(shape: Shape, format: str, dtype: str) -> Cost:

@@ -1,5 +1,5 @@
-"""``moe_ffn``: the experts of one layer, each a ``swiglu``: a token's own among the routed ones, weighted, and the
-shared one, where there is one (DeepSeek-V3 report, section 2.1.2)."""
+"""``moe_ffn``: the experts of one layer, each a ``swiglu``: a token's own among the routed ones, weighted,
+and the shared one, where there is one (DeepSeek-V3 report, section 2.1.2)."""
 
 from collections.abc import Sequence
 

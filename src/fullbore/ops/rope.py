@@ -17,7 +17,7 @@ def _reference(weights: tuple[()], x: Tensor, cos: Tensor, sin: Tensor) -> Tenso
     values of each head turned by angle i, and the values before them as they are.
     """
     still, turning = torch.split(x.float(), [x.shape[-1] - 2 * cos.shape[-1], 2 * cos.shape[-1]], dim=-1)
-    pairs = torch.view_as_complex(turning.contiguous().view(*x.shape[:-1], -1, 2))
+    pairs = torch.view_as_complex(turning.reshape(*x.shape[:-1], -1, 2).clone())
     turned = torch.view_as_real(pairs * torch.complex(cos, sin)[:, None]).flatten(-2)
     return torch.cat([still, turned], dim=-1)
 

@@ -27,9 +27,10 @@ class Setting:
     mix: Mix
     store: Store
 
-    def covers(self, folder: Path, dtype: str, kv_bits: int = 0) -> bool:
-        """Whether all kernels of the model in ``folder`` were measured here with the present code."""
-        return self.store.load().covers(model_digest(folder, kv_bits), source_code(), dtype)
+    def covers(self, folder: Path, dtype: str, weights: str, kv_bits: int = 0) -> bool:
+        """Whether all kernels of the model in ``folder``, with its weights converted like this and such a
+        cache, were measured here with the present code."""
+        return self.store.load().covers(model_digest(folder, weights, kv_bits), source_code(), dtype)
 
     @staticmethod
     def of(scenario: str, concurrency: int = 0, threads: int = 0, most_tokens: int = 512) -> "Setting":
@@ -44,10 +45,11 @@ class Setting:
         return Setting(loaded.name, in_flight, threads, step_mix(loaded, in_flight, most_tokens), store)
 
 
-def model_digest(folder: Path, kv_bits: int = 0) -> str:
-    """Of a model's shapes and formats, which its config.json decides, and its cache's (``kv_bits``)."""
-    told = (folder / "config.json").read_bytes() + (f"kv_bits {kv_bits}".encode() if kv_bits else b"")
-    return hashlib.blake2b(told, digest_size=8).hexdigest()
+def model_digest(folder: Path, weights: str, kv_bits: int = 0) -> str:
+    """Of a model's shapes and formats, which its config.json and ``--weights`` decide, and its cache's."""
+    decisive = (folder / "config.json").read_bytes() + weights.encode()
+    decisive += f"kv_bits {kv_bits}".encode() if kv_bits else b""
+    return hashlib.blake2b(decisive, digest_size=8).hexdigest()
 
 
 def kv_bits(kv_cache_dtype: str, dtype: str) -> int:

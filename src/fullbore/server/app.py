@@ -142,6 +142,7 @@ def _model(service: Service, name: str) -> dict[str, object]:
         "owned_by": "fullbore",
         "root": service.settings.served[0],
         "max_model_len": engine.ready.max_model_len if engine is not None else None,
+        "weights": engine.ready.weights if engine is not None else None,
     }
 
 

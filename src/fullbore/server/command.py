@@ -12,6 +12,7 @@ from fullbore.errors import UsageError
 from fullbore.flags import whole_number
 from fullbore.model.config import load_config
 from fullbore.model.locate import locate
+from fullbore.model.weights import add_weights_flag
 from fullbore.ops.setting import KV_CACHE_DTYPES
 from fullbore.scenario.scenario import load_scenario
 from fullbore.server.auth import Keys
@@ -76,6 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
            help="of the cache; fp8 holds almost twice the tokens (default: auto, as computed)")  # fmt: skip
     engine("--page-size", type=_count, default=16, metavar="TOKENS", help="(default: 16)")
     engine("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    add_weights_flag(engine)
     engine("--threads", type=_count, default=0, metavar="N", help="(default: every core)")
     engine("--tune", choices=MODES, default="auto",
            help="measure kernels first; auto: where the model is new here (default: auto)")  # fmt: skip
@@ -164,6 +166,7 @@ def _engine_options(args: argparse.Namespace, folder: Path) -> EngineOptions:
     return EngineOptions(
         model=str(folder),
         dtype=args.dtype,
+        weights=args.weights,
         max_model_len=args.max_model_len,
         kv_cache_dtype=args.kv_cache_dtype,
         page_size=args.page_size,

@@ -40,7 +40,7 @@ class FirstTune:
         options = self.options
         dtype = best_dtype() if options.dtype == "auto" else options.dtype
         return not Setting.of(options.scenario, options.concurrency, options.threads).covers(
-            Path(options.model), dtype, kv_bits(options.kv_cache_dtype, dtype)
+            Path(options.model), dtype, options.weights, kv_bits(options.kv_cache_dtype, dtype)
         )
 
     async def run(self, program: Sequence[str] = PROGRAM) -> None:
@@ -71,6 +71,7 @@ class FirstTune:
         """Of the tuner, by the flags that both commands share."""
         options = self.options
         words = [options.model, "--quiet", "--scenario", options.scenario, "--dtype", options.dtype]
+        words += ["--weights", options.weights]
         words += ["--kv-cache-dtype", options.kv_cache_dtype]
         words += ["--thorough"] if self.mode == "thorough" else ["--only-choices"]
         for flag, value in (("--concurrency", options.concurrency), ("--threads", options.threads)):

@@ -73,6 +73,12 @@ class ServerMetrics:
             "generated_tokens": self._counter("generation_tokens", "Tokens generated"),
             "corrupted": self._counter("corrupted_requests", "Requests ended by logits that were not finite"),
         }
+        self._info = Gauge(
+            PREFIX + "model_info",
+            "1, with the format that most weights are in",
+            ("model_name", "weights"),
+            registry=self._registry,
+        )
         self._success = Counter(
             PREFIX + "request_success",
             "Requests ended, by how",
@@ -99,8 +105,10 @@ class ServerMetrics:
             "request_generation_tokens", "Tokens generated for a request", TOKENS
         )
 
-    def cache(self, facts: Ready) -> None:
-        """What kind of cache the engine has, and how large: in labels, as others tell it."""
+    def loaded(self, facts: Ready) -> None:
+        """The model is there: the format of its weights, and of which kind and how large its cache is, in
+        labels, as others tell it."""
+        self._info.labels(self._model, facts.weights).set(1)
         self._cache.labels(
             self._model,
             facts.kv_cache_dtype,

@@ -60,7 +60,7 @@ class Service:
     def attach(self, engine: Engine) -> None:
         """The engine has loaded: requests may come."""
         self.engine = engine
-        self.metrics.cache(engine.ready)
+        self.metrics.loaded(engine.ready)
         self.lifecycle.became_ready()
 
     def admit(self) -> tuple[Engine, ModelFacts]:

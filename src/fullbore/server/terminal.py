@@ -61,6 +61,8 @@ class Terminal:
             f"  context {facts.max_model_len} tokens, cache {facts.pages * facts.page_size} tokens "
             f"in {facts.kv_cache_dtype} ({facts.kv_bytes_per_token} bytes a token)"
         )
+        if facts.conversion:
+            self._say(f"  {facts.conversion}")
         self._say(f"Try it:\n{self._example()}")
 
     def _draining(self, requests: int) -> None:

@@ -7,9 +7,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import DynamicCache
 
-from fullbore.train.demo_data import Question, is_exact, questions
+from fullbore.train.demo_data import Question, questions
+from fullbore.train.exact import count_exact
 from fullbore.train.network import DemoNetwork
-from fullbore.train.tokens import END_THINK, EOS_ID, PAD_ID, prompt_text
+from fullbore.train.tokens import EOS_ID, PAD_ID, prompt_text
 
 
 @torch.no_grad()
@@ -61,16 +62,4 @@ def accuracy(
 ) -> dict[str, tuple[int, int]]:
     """kind -> (exact, asked) over ``count`` held-out questions; prints the first ``show`` that went wrong."""
     asked = list(islice(questions("heldout", seed), count))
-    result: dict[str, tuple[int, int]] = {}
-    for question, reply in zip(asked, replies(network, tokenizer, asked), strict=True):
-        visible = reply.partition(END_THINK)[2]
-        right = is_exact(visible, question.answer)
-        exact, total = result.get(question.kind, (0, 0))
-        result[question.kind] = (exact + right, total + 1)
-        if not right and show > 0:
-            show -= 1
-            print(
-                f"  wrong: {question.messages[-1]['content']!r} -> {reply!r} (expected {question.answer!r})",
-                flush=True,
-            )
-    return result
+    return count_exact(asked, replies(network, tokenizer, asked), show)

@@ -57,7 +57,7 @@ def _tune(args: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     from fullbore.tune.session import Session
 
-    session = Session.of(args.model, args.dtype, setting(args), args.kv_cache_dtype)
+    session = Session.of(args.model, args.dtype, setting(args), args.weights, args.kv_cache_dtype)
     session.measure(args.thorough, args.only_choices, args.again)
     if not args.quiet:
         session.report(args.by_tokens)

@@ -2,6 +2,7 @@
 
 import argparse
 
+from fullbore.model.weights import add_weights_flag
 from fullbore.ops.setting import KV_CACHE_DTYPES, Setting
 
 
@@ -14,6 +15,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=count, default=0, metavar="N",
         help="requests in flight (default: the scenario's, at most 64)")  # fmt: skip
     add("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+    add_weights_flag(add)
     add("--kv-cache-dtype", choices=tuple(KV_CACHE_DTYPES), default="auto",
         help="of the paged cache (default: auto, as computed)")  # fmt: skip
     add("--threads", type=count, default=0, metavar="N", help="(default: every core)")

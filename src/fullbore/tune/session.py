@@ -14,8 +14,10 @@ from fullbore.hardware.limits import free_memory_bytes
 from fullbore.kernels.catalogue import CATALOGUE
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import load_config
+from fullbore.model.convert import Converted
 from fullbore.model.load import compute_type
 from fullbore.model.locate import locate
+from fullbore.model.weights import recipe
 from fullbore.model.workload import workload
 from fullbore.ops.demand import Workload
 from fullbore.ops.registry import Registry
@@ -35,24 +37,27 @@ WEIGHTS_SHARE = 8  # of the free memory, what drawn weights may take: they are d
 
 @dataclass
 class Session:
-    """``model``: its digest, by which a server knows that nothing is left to measure for it."""
+    """``model``: its digest, by which a server knows that nothing is left to measure for it. ``weights``: the
+    format that most of them are in."""
 
     model: str
     dtype: str
+    weights: str
     work: Workload
     setting: Setting
     times: Times
     registry: Registry
 
     @staticmethod
-    def of(model: str, dtype: str, setting: Setting, kv_cache_dtype: str = "auto") -> "Session":
+    def of(model: str, dtype: str, setting: Setting, weights: str, kv_cache_dtype: str = "auto") -> "Session":
         """A model by the name that ``serve`` takes too."""
         torch.set_num_threads(setting.threads)
-        config = load_config(folder := locate(model))
-        chosen = compute_type(dtype)
+        folder, chosen = locate(model), compute_type(dtype)
         bits = kv_bits(kv_cache_dtype, chosen)
-        work = workload(config, Checkpoint.open(folder, config), chosen, bits)
-        return Session(model_digest(folder, bits), chosen, work, setting, setting.store.load(), CATALOGUE)
+        checkpoint = Checkpoint.open(folder, load_config(folder))
+        source = Converted(checkpoint, checkpoint.specs, recipe(weights))
+        work, digest = workload(checkpoint.config, source, chosen, bits), model_digest(folder, weights, bits)
+        return Session(digest, chosen, source.format, work, setting, setting.store.load(), CATALOGUE)
 
     def measure(self, thorough: bool, only_choices: bool, again: bool) -> None:
         """What is not in the table yet; or, ``again``, all."""
@@ -93,7 +98,8 @@ class Session:
         out.print(
             f"{setting.store.fingerprint['cpu']}, {setting.threads} threads: "
             f"reads {ceiling.read / 1e9:.1f} GB/s, multiplies {peaks} (measured)",
-            f"chosen for {setting.scenario} with {setting.concurrency} in flight, computing in {self.dtype}; "
+            f"chosen for {setting.scenario} with {setting.concurrency} in flight, weights as {self.weights}, "
+            f"computing in {self.dtype}; "
             "times are medians, % is of the ceiling that binds (~ interpolated, ? assumed)",
             "",
             sep="\n",

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
             f"unknown operator {args.operator!r}{did_you_mean(args.operator, OPERATORS)}; expected one of "
             f"{', '.join(OPERATORS)} (to inspect a model in a folder called why: fullbore inspect ./why)"
         )
-    session = Session.of(args.model, args.dtype, setting(args), args.kv_cache_dtype)
+    session = Session.of(args.model, args.dtype, setting(args), args.weights, args.kv_cache_dtype)
     selection, tuned = session.selection(args.by_tokens)
     evidence = tuned.evidence(session.work, session.registry)
     chosen = [choice for job, choice in selection.choices.items() if job.operator == args.operator]

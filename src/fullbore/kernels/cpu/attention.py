@@ -1,4 +1,4 @@
-"""``mla_prefill``, ``mla_decode`` and ``kv_append``; ``csrc/mla.h`` says how the first two are computed."""
+"""``mla_prefill`` and ``mla_decode``; ``csrc/mla.h`` says how they are computed."""
 
 import ctypes
 from typing import Any, ClassVar, NamedTuple
@@ -7,16 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fullbore.kernels.cpu.kernel import CpuKernel, I, P
+from fullbore.kernels.cpu.kernel import I, P
 from fullbore.kernels.cpu.native import Native
-from fullbore.kernels.cpu.packed import dequantise
+from fullbore.kernels.cpu.packed import FORMATS, PANEL, PanelKernel, Placed, dequantise, panels
 from fullbore.ops.attention import Heads
 from fullbore.ops.cache import CacheRow
 from fullbore.ops.draws import WEIGHT_FORMATS
-from fullbore.ops.formats import Weight
+from fullbore.ops.formats import BLOCK, Weight
 
-_PANEL = 64  # columns of a panel of weights: kPanel
 _STEP = 32  # latents are padded to a multiple of this: kValueStep
+_WIDE = -1  # MlaWeights::kWide
 
 _FAULTS = {
     1: (ValueError, "a row sees no keys; its context must count at least itself"),
@@ -26,32 +26,38 @@ _FAULTS = {
 
 
 class Sizes(ctypes.Structure):
-    """``MlaWeights`` of ``csrc/mla.h``."""
+    """``MlaWeights`` of ``csrc/projections.h``."""
 
     _fields_: ClassVar[Any] = [
         *((name, ctypes.c_void_p) for name in ("key", "value")),
+        ("format", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("heads", "nope", "rope", "v", "latent", "kv_bits")),
         ("scale", ctypes.c_float),
     ]
 
 
 class Absorbed(NamedTuple):
-    """W_UK and W_UV of every head in panels (see ``_panels``), in the type that they are multiplied in."""
+    """``key``, ``value``: uint8; W_UK and W_UV of every head in panels, as in ``csrc/projections.h``."""
 
     key: Tensor
     value: Tensor
     sizes: Sizes
 
 
-def _panels(matrix: Tensor, pair: int) -> Tensor:
-    """[heads, inner, columns] -> [heads, columns / 64, inner / pair, 64, pair], sizes rounded up with zeros.
+def _rows(weight: Weight, begin: int, count: int) -> Weight:
+    """``count`` rows; multiples of 128 where blocks have factors."""
+    scale = None if weight.scale is None else weight.scale[begin // BLOCK :][: count // BLOCK]
+    return Weight(weight.data[begin : begin + count], scale)
 
-    What one lane of a product takes at once, ``pair`` values along ``inner``, lies together.
-    """
-    heads, inner, columns = matrix.shape
-    whole = F.pad(matrix, (0, -columns % _PANEL, 0, -inner % pair))
-    split = whole.view(heads, whole.shape[1] // pair, pair, whole.shape[2] // _PANEL, _PANEL)
-    return split.permute(0, 3, 1, 4, 2).contiguous()
+
+def _transposed(weight: Weight) -> Weight:
+    return Weight(weight.data.T, None if weight.scale is None else weight.scale.T)
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    """[out, in] float32 -> [out / 64, in, 64], sizes rounded up with zeros: ``out`` to 64, ``in`` to 2."""
+    whole = F.pad(matrix, (0, matrix.shape[1] % 2, 0, -matrix.shape[0] % PANEL))
+    return whole.view(-1, PANEL, whole.shape[1]).mT.contiguous()
 
 
 def _mixed_order(latent: int) -> Tensor:
@@ -71,16 +77,7 @@ def _int32(numbers: Tensor) -> Tensor:
     return _dense(numbers)
 
 
-def _check_cache(cache: Tensor, row: CacheRow, dtype: torch.dtype) -> None:
-    """TypeError or ValueError where ``cache`` has not such rows; ``dtype``: of the activations."""
-    if cache.dtype is not row.type(dtype):
-        raise TypeError(f"the cache is {cache.dtype}, expected {row.type(dtype)}")
-    if cache.shape[2] != row.width or not cache.is_contiguous():
-        expected = f"[pages, page_size, {row.width}], contiguous"
-        raise ValueError(f"the cache has shape {list(cache.shape)}, expected {expected}")
-
-
-class _LatentAttention(CpuKernel):
+class _LatentAttention(PanelKernel):
     layout = "cpu_absorbed"
     formats = WEIGHT_FORMATS
     entry: ClassVar[str]
@@ -93,15 +90,40 @@ class _LatentAttention(CpuKernel):
         self.pair: int = self.function("fb_mla_pair", result=ctypes.c_int)() if self.is_bf16 else 1
 
     def pack(self, kv_b: Weight, heads: Heads) -> Absorbed:
-        dtype = torch.bfloat16 if self.pair == 2 else torch.float32
-        # Split after dequantising: the borders of scale blocks are not the borders of heads.
-        both = dequantise(self, kv_b).to(dtype).view(heads.count, heads.nope + heads.v, -1)
-        value = F.pad(both[:, heads.nope :].mT, (0, 0, 0, -heads.latent % _STEP))  # [heads, latent, v]
-        if self.pair == 2:
-            value = value[:, _mixed_order(value.shape[1])]
-        key, value = _panels(both[:, : heads.nope], self.pair), _panels(value, self.pair)
+        weight = self._splittable(kv_b, heads)
+        latents = heads.latent + -heads.latent % _STEP
+        order = _mixed_order(latents) if self.pair == 2 else torch.arange(latents)
+        keys, values = [], []
+        for begin in range(0, heads.count * (heads.nope + heads.v), heads.nope + heads.v):
+            keys.append(_transposed(_rows(weight, begin, heads.nope)))
+            mixed = _rows(weight, begin + heads.nope, heads.v)
+            values.append(Weight(F.pad(mixed.data, (0, latents - heads.latent))[:, order], mixed.scale))
+        key, value = self._panels(keys), self._panels(values)
+        format = FORMATS.get(weight.format, _WIDE)
         counts = heads.count, heads.nope, heads.rope, heads.v, heads.latent, heads.kv_bits
-        return Absorbed(key, value, Sizes(key.data_ptr(), value.data_ptr(), *counts, heads.softmax_scale))
+        sizes = Sizes(key.data_ptr(), value.data_ptr(), format, *counts, heads.softmax_scale)
+        return Absorbed(key, value, sizes)
+
+    def _splittable(self, kv_b: Weight, heads: Heads) -> Weight:
+        """``kv_b`` as it is stored where its parts can be packed so; else its values in this kernel's type.
+
+        They can where no block of one factor reaches over a border between heads, or between key and value.
+        """
+        if kv_b.format == "fp8_block" and heads.nope % BLOCK == 0 and heads.v % BLOCK == 0:
+            return Weight(kv_b.data.view(torch.uint8), kv_b.scale)
+        return kv_b if kv_b.format == "bf16" else Weight(dequantise(self, kv_b))
+
+    def _panels(self, matrices: list[Weight]) -> Tensor:
+        """The panels of each, one after the other; all have one shape and format."""
+        out, in_ = matrices[0].data.shape
+        if matrices[0].format not in FORMATS:
+            return torch.stack([_wide(matrix.data) for matrix in matrices]).view(torch.uint8)
+        step = self.panel_bytes(matrices[0].format, in_)
+        room = self.room(len(matrices) * panels(out) * step)
+        place = room.data_ptr()
+        placed = [Placed(matrix, place + i * panels(out) * step, step) for i, matrix in enumerate(matrices)]
+        self.pack_all(matrices[0].format, placed)
+        return room
 
     def attend(self, packed: Absorbed, q: Tensor, cache: Tensor, *request: Any) -> Tensor:
         """The operator on what both are given, and ``request``."""
@@ -112,7 +134,7 @@ class _LatentAttention(CpuKernel):
         if (heads, width) != (sizes.heads, sizes.nope + sizes.rope):
             expected = f"[tokens, {sizes.heads}, {sizes.nope + sizes.rope}]"
             raise ValueError(f"q has shape {list(q.shape)}, expected {expected}")
-        _check_cache(cache, CacheRow(sizes.latent, sizes.rope, sizes.kv_bits), self.dtype)
+        CacheRow(sizes.latent, sizes.rope, sizes.kv_bits).check(cache, self.dtype)
         q = _dense(q)
         out = torch.empty(tokens, heads * sizes.v, dtype=self.dtype)
         at = q.data_ptr(), q.stride(0), q.stride(1), cache.data_ptr(), cache.shape[0], cache.shape[1]
@@ -155,37 +177,3 @@ class CpuMlaPrefill(_LatentAttention):
         """
         pages = _int32(pages)
         return self.attend(packed, q, cache, pages.data_ptr(), len(pages), first, len(q))
-
-
-class CpuKvAppend(CpuKernel):
-    operator = "kv_append"
-    layout = "cpu"
-    formats = ("none",)
-
-    def __init__(self, dtype: str, native_: Native | None = None) -> None:
-        super().__init__(dtype, native_)
-        self._run = self.function("fb_kv_append", P, I, I, *(P, I, I) * 2, P, I, P, I, result=ctypes.c_int)
-
-    def pack(self, row: CacheRow) -> CacheRow:
-        return row
-
-    def run(self, packed: CacheRow, latent: Tensor, rope: Tensor, cache: Tensor, slots: Tensor) -> Tensor:
-        """latent: [tokens, kv_lora_rank]; rope: [tokens, rope]; slots: [tokens] int64 -> ``cache``, written.
-
-        IndexError: a slot that the cache does not have; nothing is written then.
-        """
-        if not (latent.dtype is rope.dtype is self.dtype) or slots.dtype is not torch.int64:
-            types = f"{latent.dtype}, {rope.dtype} and {slots.dtype}"
-            raise TypeError(f"latent, rope and slots are {types}; expected {self.dtype} and int64")
-        if (latent.shape[1], rope.shape[1]) != (packed.latent, packed.rope):
-            sizes = f"{latent.shape[1]} latents and {rope.shape[1]} of a key"
-            raise ValueError(f"a token has {sizes}, expected {packed.latent} and {packed.rope}")
-        _check_cache(cache, packed, self.dtype)
-        latent, rope, slots = _dense(latent), _dense(rope), _dense(slots)
-        parts: list[int] = []
-        for part in (latent, rope):
-            parts += part.data_ptr(), part.stride(0), part.shape[1]
-        rows, form = cache.shape[0] * cache.shape[1], (self.is_bf16, packed.bits)
-        if self._run(self.pool, *form, *parts, cache.data_ptr(), rows, slots.data_ptr(), slots.shape[0]):
-            raise IndexError(f"slots reach from {slots.min()} to {slots.max()}; the cache has {rows} rows")
-        return cache

@@ -60,7 +60,8 @@ AVX512 = _x86(
 AVX512BF16 = _x86(
     "avx512bf16", AVX512, "avx512vbmi avx512_vnni avx512_bf16", "avx512vbmi avx512vnni avx512bf16"
 )
-ISAS = (GENERIC, AVX2, AVX512, AVX512BF16)  # each better than those before it
+AMX = _x86("amx", AVX512BF16, "amx_tile amx_bf16 amx_int8", "amx-tile amx-bf16 amx-int8")
+ISAS = (GENERIC, AVX2, AVX512, AVX512BF16, AMX)  # each better than those before it
 
 
 def object_name(isa: Isa) -> str:

@@ -102,6 +102,7 @@ def load(isas: tuple[Isa, ...], threads: int, folder: Path = INSTALLED) -> Nativ
     for isa in isas:
         try:
             lib = _library(isa, folder)
+            _enable(lib)
         except (CompileError, OSError) as error:
             passed.append(f"{isa.name}: {error}")
             continue
@@ -148,6 +149,16 @@ def _open(path: Path) -> ctypes.CDLL:
     if made_of != abi():
         raise OSError(f"{path} was made of other sources (abi {made_of:#x}, expected {abi():#x})")
     return lib
+
+
+def _enable(lib: ctypes.CDLL) -> None:
+    """Raises OSError where the system keeps this process from registers that the object needs."""
+    lib.fb_enable.restype = ctypes.c_int64
+    if denied := lib.fb_enable():
+        raise OSError(
+            f"the system denies this process the registers ({os.strerror(denied)}); "
+            "Linux 5.16 and newer grant them"
+        )
 
 
 def _refuse_truncated(path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fullbore.kernels.cpu.kernel import CpuKernel, I, P
+from fullbore.kernels.cpu.kernel import CpuKernel
 from fullbore.kernels.cpu.native import Native
 from fullbore.ops.route import Routing
 
@@ -30,6 +30,7 @@ class Gate(NamedTuple):
     values: Tensor
     bias: Tensor
     sizes: Sizes
+    sizes_address: int
 
 
 class CpuRoute(CpuKernel):
@@ -41,7 +42,7 @@ class CpuRoute(CpuKernel):
 
     def __init__(self, dtype: str, native_: Native | None = None) -> None:
         super().__init__(dtype, native_)
-        self._run = self.function("fb_route", P, P, I, P, I, I, P, P)
+        self._run, self._call = self.struct_function("fb_route", "PPqPqqPP")
 
     def pack(self, gate: Tensor, bias: Tensor, routing: Routing) -> Gate:
         (experts, hidden), r = gate.shape, routing
@@ -51,7 +52,8 @@ class CpuRoute(CpuKernel):
         values = whole.view(-1, _PANEL, hidden).transpose(1, 2).contiguous()
         bias = bias.to(torch.float32, copy=True).contiguous()
         counts = experts, hidden, r.k, r.n_group, r.topk_group, r.norm_topk_prob
-        return Gate(values, bias, Sizes(values.data_ptr(), bias.data_ptr(), *counts, r.scale))
+        sizes = Sizes(values.data_ptr(), bias.data_ptr(), *counts, r.scale)
+        return Gate(values, bias, sizes, ctypes.addressof(sizes))
 
     def run(self, packed: Gate, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: [tokens, hidden] -> ids [tokens, k] int64, weights [tokens, k] float32."""
@@ -65,5 +67,5 @@ class CpuRoute(CpuKernel):
         ids = torch.empty(tokens, sizes.k, dtype=torch.int64)
         weights = torch.empty(tokens, sizes.k)
         at = x.data_ptr(), x.stride(0), tokens, ids.data_ptr(), weights.data_ptr()
-        self._run(self.pool, ctypes.byref(sizes), self.is_bf16, *at)
+        self._run(self._call(self.pool_address, packed.sizes_address, self.is_bf16, *at))
         return ids, weights

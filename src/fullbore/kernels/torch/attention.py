@@ -165,16 +165,3 @@ class _State(NamedTuple):
             block = torch.bmm(weights, latents.masked_fill(beyond[..., None], 0.0))
         self.output.mul_(fade).add_(block)
         self.largest.copy_(largest)
-
-
-class TorchKvAppend(TorchKernel):
-    operator = "kv_append"
-    formats = ("none",)
-
-    def pack(self, row: CacheRow) -> CacheRow:
-        return row
-
-    def run(self, packed: CacheRow, latent: Tensor, rope: Tensor, cache: Tensor, slots: Tensor) -> Tensor:
-        """latent: [tokens, kv_lora_rank]; rope: [tokens, rope]; slots: [tokens] -> ``cache``, written."""
-        cache.view(-1, packed.width).index_copy_(0, slots, packed.encode(latent, rope))
-        return cache

@@ -15,6 +15,6 @@ class TorchGreedy(TorchKernel):
         """Nothing is kept."""
 
     def run(self, packed: None, logits: Tensor) -> Tensor:
-        """logits: [rows, vocab] float32 -> [rows] int64, ``NOT_FINITE`` for a row with nan or inf."""
+        """logits: [rows, vocab] -> [rows] int64, ``NOT_FINITE`` for a row with nan or inf."""
         low, high = torch.aminmax(logits, dim=1)
         return torch.where(low.isfinite() & high.isfinite(), logits.argmax(1), NOT_FINITE)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,8 +20,9 @@ class Matrix(NamedTuple):
 class _RowMajor(TorchKernel):
     layout = "torch_row_major"
 
-    def pack(self, weight: Weight) -> Matrix:
-        return Matrix(unpack(weight, self.dtype), weight.data.shape[1])
+    def pack(self, *weights: Weight) -> Matrix:
+        values = [unpack(weight, self.dtype) for weight in weights]
+        return Matrix(torch.cat(values) if len(values) > 1 else values[0], weights[0].data.shape[1])
 
 
 class TorchLinear(_RowMajor):

@@ -31,11 +31,12 @@ struct CacheRow {
     return int64_t{latent + rope} * (bits == 16 ? 2 : sizeof(In));
   }
 
+  // From latent + rope values.
   template <class In>
-  void encode(const In* from, const In* key, char* to) const {
-    if (bits == 8) encode_fp8(from, key, to);
-    else if (as_activations<In>()) join(from, key, reinterpret_cast<In*>(to));
-    else join(from, key, reinterpret_cast<bf16*>(to));
+  void encode(const In* from, char* to) const {
+    if (bits == 8) encode_fp8(from, to);
+    else if (as_activations<In>()) convert(from, reinterpret_cast<In*>(to), latent + rope);
+    else convert(from, reinterpret_cast<bf16*>(to), latent + rope);
   }
 
   // Into latent + rope values.
@@ -48,12 +49,6 @@ struct CacheRow {
 
  private:
   typedef uint8_t vb __attribute__((vector_size(W)));
-
-  template <class In, class T>
-  void join(const In* from, const In* key, T* to) const {
-    convert(from, to, latent);
-    convert(key, to + latent, rope);
-  }
 
   // The least power of two that brings `largest` (the bits of an absolute value) within 448 = 1.75 * 2^8; at
   // least 2^-100; nan for what is not finite.
@@ -104,7 +99,7 @@ struct CacheRow {
   }
 
   template <class In>
-  void encode_fp8(const In* from, const In* key, char* to) const {
+  void encode_fp8(const In* from, char* to) const {
     char* const factor_at = to + latent;
     for (int begin = 0; begin < latent; begin += kFactored) {
       const int n = std::min(kFactored, latent - begin);
@@ -127,7 +122,7 @@ struct CacheRow {
       memcpy(to + begin, codes, n);
       memcpy(factor_at + begin / kFactored * 4, &bits, 4);
     }
-    convert(key, reinterpret_cast<bf16*>(factor_at + 4 * factors()), rope);
+    convert(from + latent, reinterpret_cast<bf16*>(factor_at + 4 * factors()), rope);
   }
 
   template <class T>

@@ -3,6 +3,7 @@
 
 #include "api.h"
 #include "pool.h"
+#include "rows.h"
 #include "vec.h"
 
 namespace fullbore {
@@ -11,7 +12,8 @@ namespace {
 constexpr int64_t kNotFinite = -1;
 constexpr int kChains = 4;  // independent maxima, since each waits for the one before it
 
-int64_t greedy_row(const float* x, int64_t vocab) {
+template <class In>
+int64_t greedy_row(const In* x, int64_t vocab) {
   vf best[kChains];
   vi at[kChains], wrong{};
   for (int chain = 0; chain < kChains; ++chain) best[chain] = splat(-INFINITY), at[chain] = vi{};
@@ -34,10 +36,27 @@ int64_t greedy_row(const float* x, int64_t vocab) {
     for (int chain = 0; chain < kChains; ++chain) offer(best[chain][lane], at[chain][lane] + chain * W + lane);
   }
   for (; i < vocab; ++i) {
-    finite &= (std::bit_cast<uint32_t>(x[i]) & 0x7fffffff) < 0x7f800000;
-    offer(x[i], i);
+    const float value = widened(x[i]);
+    finite &= (std::bit_cast<uint32_t>(value) & 0x7fffffff) < 0x7f800000;
+    offer(value, i);
   }
   return finite ? token : kNotFinite;
+}
+
+// x: rows of `vocab` logits, `x_row` apart; tokens: [rows].
+struct Greedy {
+  Pool* pool;
+  int64_t is_bf16;
+  const void* x;
+  int64_t x_row, rows, vocab;
+  int64_t* tokens;
+};
+
+template <class In>
+void greedy(const Greedy& call) {
+  call.pool->run(static_cast<int>(call.rows), [&](int row, int) {
+    call.tokens[row] = greedy_row(static_cast<const In*>(call.x) + row * call.x_row, call.vocab);
+  });
 }
 
 }  // namespace
@@ -45,7 +64,4 @@ int64_t greedy_row(const float* x, int64_t vocab) {
 
 using namespace fullbore;
 
-// x: rows of `vocab` logits, `x_row` apart; tokens: [rows].
-FB_API void fb_greedy(Pool* pool, const float* x, int64_t x_row, int64_t rows, int64_t vocab, int64_t* tokens) {
-  pool->run(static_cast<int>(rows), [&](int row, int) { tokens[row] = greedy_row(x + row * x_row, vocab); });
-}
+FB_API void fb_greedy(const Greedy* call) { (call->is_bf16 ? greedy<bf16> : greedy<float>)(*call); }

@@ -1,4 +1,6 @@
-// y = x W^T for a packed matrix.
+// y = x W^T for a packed matrix, or for several that share x.
+#include "linear.h"
+
 #include "api.h"
 #include "panel.h"
 #include "rows.h"
@@ -8,34 +10,31 @@ using namespace fullbore;
 namespace {
 
 template <class F, class X>
-void linear(Pool& pool, const uint8_t* w, int64_t out, int64_t in, const X* x, int64_t rows, X* y) {
+void linear(const Linear& call) {
   static thread_local Buffer copy;
   static thread_local std::vector<const Operand<X>*> pointers;
-  const auto* const* a = operands(pool, x, rows, in, copy, pointers).data();
-  const size_t step = blocks(in) * F::kBlockBytes;
+  Pool& pool = *call.pool;
+  const int64_t rows = call.rows;
+  const auto* const* a = operands(pool, static_cast<const X*>(call.x), rows, call.in, copy, pointers).data();
+  X* const y = static_cast<X*>(call.y);
+  const size_t step = blocks(call.in) * F::kBlockBytes;
   const int chunks = static_cast<int>((rows + kChunk - 1) / kChunk);
-  pool.run(static_cast<int>(panels(out)) * chunks, [&](int task, int worker) {
+  pool.run(static_cast<int>(call.panels) * chunks, [&](int task, int worker) {
     const int64_t panel = task / chunks, begin = task % chunks * rows / chunks;
     const int count = static_cast<int>((task % chunks + 1) * rows / chunks - begin);
     float* c = static_cast<float*>(pool.scratch(worker, count * kPanel * sizeof(float)));
-    const uint8_t* at = w + panel * step;
-    multiply<F>(a + begin, count, at, in, c, at + step);
-    const int64_t width = std::min<int64_t>(kPanel, out - panel * kPanel);
-    for (int row = 0; row < count; ++row)
-      convert(c + row * kPanel, y + (begin + row) * out + panel * kPanel, width);
+    const uint8_t* at = call.packed + panel * step;
+    multiply<F>(a + begin, count, at, call.in, c, at + step);
+    const Columns to = call.columns[panel];
+    for (int row = 0; row < count; ++row) convert(c + row * kPanel, y + (begin + row) * call.out + to.begin, to.count);
   });
 }
 
 }  // namespace
 
-// x: [rows, in] -> y: [rows, out], both bfloat16 or both float32.
-FB_API void fb_linear(Pool* pool, const uint8_t* packed, int64_t format, int64_t out, int64_t in, int64_t is_bf16,
-                      const void* x, int64_t rows, void* y) {
-  with_format(static_cast<Format>(format), [&](auto f) {
+FB_API void fb_linear(const Linear* call) {
+  with_format(call->format, [&](auto f) {
     using F = decltype(f);
-    if (is_bf16)
-      linear<F>(*pool, packed, out, in, static_cast<const bf16*>(x), rows, static_cast<bf16*>(y));
-    else
-      linear<F>(*pool, packed, out, in, static_cast<const float*>(x), rows, static_cast<float*>(y));
+    (call->is_bf16 ? linear<F, bf16> : linear<F, float>)(*call);
   });
 }

@@ -17,7 +17,11 @@ constexpr int kPanel = 64;         // outputs
 constexpr int kBlock = 128;        // inputs; also the side of a block of fp8_block
 constexpr int kPairs = kBlock / 2;
 
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__) || defined(FULLBORE_EMULATED_TILES)
+#define FULLBORE_TILES
+#endif
+
+#if defined(__AVX512BF16__) || defined(FULLBORE_TILES)
 constexpr bool kDots = true;  // bfloat16 dot products
 #else
 constexpr bool kDots = false;

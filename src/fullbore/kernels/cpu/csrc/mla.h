@@ -9,23 +9,12 @@
 
 #include "cache_row.h"
 #include "pool.h"
+#include "projections.h"
+#include "rows.h"
 #include "softmax_blocks.h"
 #include "workspace.h"
 
 namespace fullbore::attention {
-
-constexpr int kValueStep = 32;   // latents are padded to this: a multiple of kColumns on every machine
-constexpr int kTokenChunk = 64;  // tokens that a task of the projections takes
-constexpr int kChunkRoom = kTokenChunk + kRowTail;
-
-// As packed by the Python side. P: kPair of the arithmetic; sizes rounded up, zeros where nothing is.
-struct MlaWeights {
-  const void* key;    // [heads][latent / kPanel][nope / P][kPanel][P]
-  const void* value;  // [heads][v / kPanel][latent / P][kPanel][P], latents in the order of A::columns
-  int32_t heads, nope, rope, v, latent;
-  int32_t kv_bits;  // as in CacheRow
-  float scale;      // of the softmax
-};
 
 // One request's new tokens: it has `first` keys before them.
 struct Span {
@@ -42,17 +31,6 @@ struct Inputs {
   In* out;  // [tokens][heads * v]
 };
 
-static inline void put(float* to, const float* from, int n, float scale) {
-  for (int i = 0; i < n; ++i) to[i] = from[i] * scale;
-}
-static inline void put(bf16* to, const float* from, int n, float scale) {
-  int i = 0;
-  for (; i + W <= n; i += W) store(to + i, load(from + i) * scale);
-  for (; i < n; ++i) to[i] = to_bf16(from[i] * scale);
-}
-static inline void set(float& to, float x) { to = x; }
-static inline void set(bf16& to, float x) { to = to_bf16(x); }
-
 template <class A, class In>
 class Mla {
   using T = typename A::T;
@@ -60,7 +38,7 @@ class Mla {
 
  public:
   Mla(Pool& pool, const MlaWeights& w, const Inputs<In>& in)
-      : pool_(pool), w_(w), in_(in), heads_(up(w.heads, kGroup)), width_(w.latent + w.rope),
+      : pool_(pool), w_(w), in_(in), projections_(pool, w), heads_(up(w.heads, kGroup)), width_(w.latent + w.rope),
         values_(up(w.latent, kValueStep)), pitch_(up(std::max(width_, up(w.latent, kPanel)), kPanel)),
         cached_{w.latent, w.rope, w.kv_bits}, cached_bytes_(cached_.template bytes<In>()),
         direct_(std::is_same_v<In, T> && cached_.template as_activations<In>() && width_ % P == 0 &&
@@ -100,87 +78,40 @@ class Mla {
       bytes += Workspace::bytes_for<T>(query_count) +
                Workspace::bytes_for<float>((count + parts) * state_floats + 2 * parts * lanes);
     space.reserve(bytes);
-    rows_ = space.take<T>(row_count);
+    const Rows<T> rows{space.take<T>(row_count), heads_, pitch_};
+    rows_ = rows.memory;
 
-    absorb(token, tokens);
+    const float scale = w_.scale * query_scale(A{});
+    projections_.absorb(in_.q + token * in_.q_token, in_.q_token, in_.q_head, tokens, scale, rows);
     if (whole) {
-      // Longest first, so that no thread starts a long one when the others are done.
-      std::stable_sort(tiles_.begin(), tiles_.end(),
-                       [](const Tile& a, const Tile& b) { return a.blocks() > b.blocks(); });
-      pool_.run(count, [&](int task, int worker) { attend(tiles_[task], worker); });
+      deal();
+      pool_.run(count, [&](int task, int worker) {
+        attend(tiles_[task], task + 1 < count ? &tiles_[task + 1] : nullptr, worker);
+      });
     } else {
       T* const queries = space.take<T>(query_count);
       float* const floats = space.take<float>((count + parts) * state_floats + 2 * parts * lanes);
       attend_in_waves(queries, floats, lanes, blocks, std::min(wave, blocks));
     }
-    expand(token, tokens);
+    projections_.expand(rows, tokens, in_.out + int64_t{token} * w_.heads * w_.v);
   }
 
  private:
+  // Longest first, so that no thread starts a long one when the others are done; dealt out, since a thread takes
+  // consecutive tasks; the tiles of one token to one thread, since they read the same keys.
+  void deal() {
+    std::stable_sort(tiles_.begin(), tiles_.end(),
+                     [](const Tile& a, const Tile& b) { return a.blocks() > b.blocks(); });
+    const size_t together = (heads_ + kRows - 1) / kRows, step = together * pool_.threads();
+    std::vector<Tile> dealt;
+    dealt.reserve(tiles_.size());
+    for (size_t hand = 0; hand < step; hand += together)
+      for (size_t first = hand; first < tiles_.size(); first += step)
+        for (size_t i = first; i < std::min(first + together, tiles_.size()); ++i) dealt.push_back(tiles_[i]);
+    tiles_.swap(dealt);
+  }
+
   T* row(int64_t index) const { return rows_ + index * pitch_; }
-
-  // Queries on cache rows, scaled: [W_UK^T q_nope, q_rope] into the buffer of rows.
-  void absorb(int token, int tokens) {
-    const int chunks = (tokens + kTokenChunk - 1) / kTokenChunk, inner = up(w_.nope, P);
-    const float scale = w_.scale * query_scale(A{});
-    pool_.run(chunks * heads_, [&](int task, int worker) {
-      const int head = task % heads_, begin = task / heads_ * kTokenChunk;
-      const int n = std::min(kTokenChunk, tokens - begin);
-      if (head >= w_.heads) {
-        for (int i = 0; i < n; ++i) memset(row(int64_t{begin + i} * heads_ + head), 0, pitch_ * sizeof(T));
-        return;
-      }
-      char* const memory = static_cast<char*>(pool_.scratch(worker, kChunkRoom * (kPanel * 4 + inner * sizeof(T))));
-      float* const product = reinterpret_cast<float*>(memory);
-      T* const copies = reinterpret_cast<T*>(product + kChunkRoom * kPanel);
-      const In* const q = in_.q + (token + begin) * in_.q_token + head * in_.q_head;
-      const T* left[kChunkRoom];
-      for (int i = 0; i < kChunkRoom; ++i) {
-        const In* const from = q + std::min(i, n - 1) * in_.q_token;
-        if constexpr (std::is_same_v<In, T>) {
-          left[i] = from;
-          if (w_.nope % P == 0) continue;
-        }
-        T* const copy = copies + i * inner;
-        left[i] = copy;
-        convert(from, copy, w_.nope);
-        if (inner > w_.nope) copy[w_.nope] = T{};
-      }
-      const T* panel = static_cast<const T*>(w_.key) + int64_t{head} * up(w_.latent, kPanel) * inner;
-      for (int column = 0; column < w_.latent; column += kPanel, panel += kPanel * inner) {
-        dots<A>(left, n, panel, kPanel, kPanel, inner / P, product, kPanel);
-        for (int i = 0; i < n; ++i)
-          put(row(int64_t{begin + i} * heads_ + head) + column, product + i * kPanel, kPanel, scale);
-      }
-      for (int i = 0; i < n; ++i) {
-        T* const to = row(int64_t{begin + i} * heads_ + head) + w_.latent;
-        const In* const rope = q + i * in_.q_token + w_.nope;
-        for (int k = 0; k < w_.rope; ++k) set(to[k], widened(rope[k]) * scale);
-        if (width_ % P) set(to[w_.rope], 0.0f);
-      }
-    });
-  }
-
-  // Mixed latents times W_UV into the output.
-  void expand(int token, int tokens) {
-    const int chunks = (tokens + kTokenChunk - 1) / kTokenChunk;
-    pool_.run(chunks * w_.heads, [&](int task, int worker) {
-      const int head = task % w_.heads, begin = task / w_.heads * kTokenChunk;
-      const int n = std::min(kTokenChunk, tokens - begin);
-      float* const product = static_cast<float*>(pool_.scratch(worker, kChunkRoom * kPanel * 4));
-      const T* left[kChunkRoom];
-      for (int i = 0; i < kChunkRoom; ++i) left[i] = row(int64_t{begin + std::min(i, n - 1)} * heads_ + head);
-      const T* panel = static_cast<const T*>(w_.value) + int64_t{head} * up(w_.v, kPanel) * values_;
-      for (int column = 0; column < w_.v; column += kPanel, panel += kPanel * values_) {
-        dots<A>(left, n, panel, kPanel, kPanel, values_ / P, product, kPanel);
-        const int columns = std::min(kPanel, w_.v - column);
-        for (int i = 0; i < n; ++i) {
-          In* const out = in_.out + (int64_t{token + begin + i} * w_.heads + head) * w_.v + column;
-          put(out, product + i * kPanel, columns, 1.0f);
-        }
-      }
-    });
-  }
 
   // What a worker has while it attends: the tile's queries (unless shared), a block, its keys where copied.
   struct Bench {
@@ -202,8 +133,8 @@ class Mla {
     return {block, t, t + query, f + scores};
   }
 
-  // One thread takes all blocks of a tile, folding each as it comes.
-  void attend(const Tile& tile, int worker) {
+  // One thread takes all blocks of a tile, folding each as it comes. `after`: what it will probably take next.
+  void attend(const Tile& tile, const Tile* after, int worker) {
     Bench b = bench(worker);
     pack(tile, b.queries);
     const State state = State::at(b.state, tile.lanes());
@@ -211,11 +142,13 @@ class Mla {
     const int blocks = tile.blocks();
     int n = locate(tile, 0, b, keys[0]);
     for (int i = 0; i < blocks; ++i) {
-      const T** const next = i + 1 < blocks ? keys[(i + 1) % 2] : nullptr;
-      const int after = next ? locate(tile, (i + 1) * kKeys, b, next) : 0;
+      const bool last = i + 1 == blocks;
+      const Tile* const then = last ? after : &tile;
+      const T** const next = keys[(i + 1) % 2];
+      const int found = then ? locate(*then, last ? 0 : (i + 1) * kKeys, b, next) : 0;
       decode(keys[i % 2], n, b);
-      b.block.run(tile, keys[i % 2], i * kKeys, n, i == 0, state, next);
-      n = after;
+      b.block.run(tile, keys[i % 2], i * kKeys, n, i == 0, state, then ? next : nullptr);
+      n = found;
     }
     finish(tile, state, 0, values_);
   }
@@ -235,10 +168,14 @@ class Mla {
         if (i >= tile.blocks()) return;
         Bench b = bench(worker);
         b.block.queries = queries + task / wave * query;
-        const T* keys[kKeyRoom];
+        const T *keys[kKeyRoom], *next[kKeyRoom];
         const int n = locate(tile, i * kKeys, b, keys);
+        const int after = task + 1;  // what this worker will probably take next
+        const bool fetch = after < count * wave && from + after % wave < tiles_[after / wave].blocks();
+        if (fetch) locate(tiles_[after / wave], (from + after % wave) * kKeys, b, next);
         decode(keys, n, b);
-        b.block.run(tile, keys, i * kKeys, n, true, State::at(parts + task * size, tile.lanes()), nullptr);
+        const State state = State::at(parts + task * size, tile.lanes());
+        b.block.run(tile, keys, i * kKeys, n, true, state, fetch ? next : nullptr);
       });
       for (int task = 0; task < count * wave; ++task) {
         const Tile& tile = tiles_[task / wave];
@@ -327,6 +264,7 @@ class Mla {
   Pool& pool_;
   const MlaWeights& w_;
   const Inputs<In>& in_;
+  const Projections<T> projections_;
   const int heads_, width_, values_, pitch_;
   const CacheRow cached_;
   const int64_t cached_bytes_;

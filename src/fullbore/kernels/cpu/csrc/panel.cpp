@@ -4,6 +4,10 @@
 
 #include "tile.h"
 
+#if defined(FULLBORE_TILES)
+#include "amx.h"
+#endif
+
 namespace fullbore {
 
 // Rows up to which codes are decoded in registers, each time they are needed; for more rows once into scratch.
@@ -17,7 +21,7 @@ constexpr int kInRegisters = 0;
 #endif
 
 template <class F, class A>
-void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* c, const uint8_t* next) {
+void multiply_in_registers(const A* const* a, int rows, const uint8_t* w, int64_t in, float* c, const uint8_t* next) {
   alignas(64) bf16 scratch[F::kCoded ? kBlock * kPanel : 1];
   const int tiles = (rows + kRows - 1) / kRows;
   for (int64_t k = 0; k < in; k += kBlock, w += F::kBlockBytes) {
@@ -49,9 +53,18 @@ void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* 
   }
 }
 
+template <class F, class A>
+void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* c, const uint8_t* next) {
+#if defined(FULLBORE_TILES)
+  if constexpr (std::is_same_v<A, bf16>) return multiply_in_tiles<F>(a, rows, w, in, c, next);
+  else
+#endif
+    multiply_in_registers<F>(a, rows, w, in, c, next);
+}
+
 template void multiply<Bf16>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 template void multiply<Fp8Block>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(FULLBORE_TILES)
 template void multiply<Bf16>(const bf16* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 template void multiply<Fp8Block>(const bf16* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 #endif

@@ -7,6 +7,10 @@
 #include "pool.h"
 #include "tile.h"
 
+#if defined(FULLBORE_TILES)
+#include "amx.h"
+#endif
+
 using namespace fullbore;
 
 namespace {
@@ -41,10 +45,9 @@ double read(Pool& pool, const uint8_t* memory, int64_t bytes) {
   return static_cast<double>(stream * kStreams * pool.threads()) / seconds_since(begin) / 1e9;
 }
 
-// 24 sums that never leave the registers; operations of one step.
-template <class Step>
+// Sums that never leave the registers; `per_step`: operations.
+template <int kSteps = 2'000'000, class Step>
 double rate(Pool& pool, double per_step, Step step) {
-  constexpr int kSteps = 2'000'000;
   const auto begin = Clock::now();
   pool.run(pool.threads(), [&](int, int) { step(kSteps); });
   return per_step * kSteps * pool.threads() / seconds_since(begin) / 1e9;
@@ -58,8 +61,8 @@ FB_API double fb_read_probe(Pool* pool, const uint8_t* memory, int64_t bytes) {
   return std::max(read<1>(*pool, memory, bytes), read<4>(*pool, memory, bytes));
 }
 
-// GFLOP/s (a multiply-add counts two) of all threads in registers: bfloat16 dot products, or float32. 0 where this
-// instruction set has no such instruction.
+// GFLOP/s (a multiply-add counts two) of all threads in registers: bfloat16 dot products or tiles, or float32. 0 where
+// this instruction set has no such instruction.
 FB_API double fb_peak_probe(Pool* pool, int64_t is_bf16) {
   constexpr int kSums = W == 16 ? 24 : 12;
   if (!is_bf16) {
@@ -70,7 +73,17 @@ FB_API double fb_peak_probe(Pool* pool, int64_t is_bf16) {
       keep(sums);
     });
   }
-#if defined(__AVX512BF16__)
+#if defined(FULLBORE_TILES)
+  return rate<100'000>(*pool, 4 * 2 * kTileRows * 16 * 2 * kTilePairs, [](int steps) {
+    const Tiles configured;  // and zero
+    for (int i = 0; i < steps; ++i) {
+      _tile_dpbf16ps(0, 4, 5);
+      _tile_dpbf16ps(1, 4, 5);
+      _tile_dpbf16ps(2, 4, 5);
+      _tile_dpbf16ps(3, 4, 5);
+    }
+  });
+#elif defined(__AVX512BF16__)
   return rate(*pool, kSums * W * 4, [](int steps) {
     __m512 sums[kSums] = {};
     __m512i bits = _mm512_set1_epi32(0x3f803f80);

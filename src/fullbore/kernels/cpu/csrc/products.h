@@ -12,6 +12,8 @@
 
 namespace fullbore {
 
+static inline int up(int size, int multiple) { return (size + multiple - 1) / multiple * multiple; }
+
 // float32 products and sums.
 struct Fp32Dots {
   using T = float;

@@ -102,8 +102,23 @@ void choose(const Gate& gate, const float* scores, void* scratch, int64_t* ids, 
   }
 }
 
+// x: rows of `hidden` values, `x_row` apart; ids, weights: [tokens][k].
+struct Route {
+  Pool* pool;
+  const Gate* gate;
+  int64_t is_bf16;
+  const void* x;
+  int64_t x_row, tokens;
+  int64_t* ids;
+  float* weights;
+};
+
 template <class In>
-void route(Pool& pool, const Gate& gate, const In* x, int64_t x_row, int tokens, int64_t* ids, float* weights) {
+void route(const Route& call) {
+  Pool& pool = *call.pool;
+  const Gate& gate = *call.gate;
+  const In* const x = static_cast<const In*>(call.x);
+  const int tokens = call.tokens;
   const int panels = (gate.experts + kPanel - 1) / kPanel, chunks = (tokens + kTokens - 1) / kTokens;
   const int64_t row = int64_t{panels} * kPanel;
   const size_t group_bytes = gate.n_group * (sizeof(int64_t) + sizeof(float));
@@ -112,13 +127,13 @@ void route(Pool& pool, const Gate& gate, const In* x, int64_t x_row, int tokens,
   float* const scores = space.take<float>(tokens * row);
   pool.run(chunks * panels, [&](int task, int) {
     const int begin = task / panels * kTokens, panel = task % panels;
-    score(x + begin * x_row, x_row, std::min(kTokens, tokens - begin),
+    score(x + begin * call.x_row, call.x_row, std::min(kTokens, tokens - begin),
           gate.values + int64_t{panel} * gate.hidden * kPanel, gate.hidden, scores + begin * row + panel * kPanel, row);
   });
   pool.run(chunks, [&](int task, int worker) {
     void* const scratch = pool.scratch(worker, group_bytes);
     for (int i = task * kTokens; i < std::min(tokens, (task + 1) * kTokens); ++i)
-      choose(gate, scores + i * row, scratch, ids + int64_t{i} * gate.k, weights + int64_t{i} * gate.k);
+      choose(gate, scores + i * row, scratch, call.ids + int64_t{i} * gate.k, call.weights + int64_t{i} * gate.k);
   });
 }
 
@@ -127,9 +142,4 @@ void route(Pool& pool, const Gate& gate, const In* x, int64_t x_row, int tokens,
 
 using namespace fullbore;
 
-// x: rows of `hidden` values, `x_row` apart; ids, weights: [tokens][k].
-FB_API void fb_route(Pool* pool, const Gate* gate, int64_t is_bf16, const void* x, int64_t x_row, int64_t tokens,
-                     int64_t* ids, float* weights) {
-  if (is_bf16) route(*pool, *gate, static_cast<const bf16*>(x), x_row, tokens, ids, weights);
-  else route(*pool, *gate, static_cast<const float*>(x), x_row, tokens, ids, weights);
-}
+FB_API void fb_route(const Route* call) { (call->is_bf16 ? route<bf16> : route<float>)(*call); }

@@ -17,8 +17,6 @@ constexpr int kRows = 64;        // of a tile: (token, head) pairs
 constexpr int kGroup = 8;        // rows that belong to one token
 constexpr int kColumns = 2 * W;  // of the values that `mix_tile` makes at once
 
-static inline int up(int size, int multiple) { return (size + multiple - 1) / multiple * multiple; }
-
 #if defined(__AVX512BF16__)
 // 2^x to 3e-6 relative, enough for weights that become bfloat16; 1 at 0, 0 far below, nan for nan.
 static inline vf exp2_short(vf x) {
