@@ -15,7 +15,7 @@ extern "C" {
 Pool* fb_pool_new(int, const int*);
 void fb_pool_free(Pool*);
 int64_t fb_panel_bytes(int64_t, int64_t);
-void fb_pack(Pool*, int64_t, const uint8_t*, const float*, int64_t, int64_t, uint8_t*, int64_t);
+void fb_pack(Pool*, int64_t, const uint8_t*, const void*, int64_t, int64_t, uint8_t*, int64_t);
 void fb_linear(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, const void*, int64_t, void*);
 int64_t fb_moe_ffn(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const void*,
                    const int64_t*, const float*, void*);
@@ -42,11 +42,15 @@ void expect(bool good, const char* what) {
 
 // A matrix whose every value is one, so that a row of x times it is the sum of the row.
 void pack_ones(Pool* pool, int64_t format, int64_t out, int64_t in, uint8_t* to, int64_t step) {
-  const std::vector<bf16> wide(out * in, to_bf16(1.0f));
-  const std::vector<uint8_t> codes(out * in, 7 << 3);
-  const std::vector<float> factors(((out + 127) / 128) * ((in + 127) / 128), 1.0f);
-  const auto* source = format ? codes.data() : reinterpret_cast<const uint8_t*>(wide.data());
-  fb_pack(pool, format, source, factors.data(), out, in, to, step);
+  const auto pack = [&](const auto& values, const auto& factors) {
+    fb_pack(pool, format, reinterpret_cast<const uint8_t*>(values.data()), factors.data(), out, in, to, step);
+  };
+  const int64_t group = format == 3 ? 32 : 128;
+  const std::vector<float> of_blocks(((out + 127) / 128) * ((in + 127) / 128), 1.0f);
+  const std::vector<bf16> of_rows(out * ((in + group - 1) / group), to_bf16(1.0f));
+  if (format == 0) pack(std::vector<bf16>(out * in, to_bf16(1.0f)), of_blocks);
+  else if (format == 1) pack(std::vector<uint8_t>(out * in, 7 << 3), of_blocks);
+  else pack(std::vector<int8_t>(out * in, 1), of_rows);
 }
 
 template <class X>
@@ -101,7 +105,7 @@ void moe_ffn(Pool* pool, int64_t format, int64_t tokens, int64_t k, int64_t expe
 
 void everything(Pool* pool, uint32_t seed) {
   Random random{seed};
-  for (int64_t format = 0; format < 2; ++format) {
+  for (int64_t format = 0; format < 5; ++format) {
     for (const int64_t rows : {0, 1, 3, 5, 6, 7, 13, 253}) {
       const int64_t out = 1 + random(200), in = 1 + random(300);
       linear<float>(pool, format, rows, out, in);

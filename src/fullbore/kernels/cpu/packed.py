@@ -10,7 +10,8 @@ from fullbore.kernels.cpu.kernel import CpuKernel, I, P
 from fullbore.kernels.cpu.native import Native
 from fullbore.ops.formats import Weight
 
-FORMATS = {"bf16": 0, "fp8_block": 1}  # as ``Format`` in csrc/matrix.h
+# as ``Format`` in csrc/matrix.h
+FORMATS = {"bf16": 0, "fp8_block": 1, "int8": 2, "int4_g32": 3, "int4_g128": 4}
 PANEL = 64
 _HUGE_PAGE = 1 << 21
 
@@ -48,7 +49,8 @@ class PanelKernel(CpuKernel):
             )
         out, in_ = weight.data.shape
         data = weight.data.contiguous()
-        scale = None if weight.scale is None else weight.scale.float().contiguous()
+        factor = torch.float32 if weight.integer is None else torch.bfloat16
+        scale = None if weight.scale is None else weight.scale.to(factor).contiguous()
         factors = None if scale is None else scale.data_ptr()
         self._pack(self.pool, FORMATS[format], data.data_ptr(), factors, out, in_, place, step)
 

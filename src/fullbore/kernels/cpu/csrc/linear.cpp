@@ -10,8 +10,8 @@ namespace {
 template <class F, class X>
 void linear(Pool& pool, const uint8_t* w, int64_t out, int64_t in, const X* x, int64_t rows, X* y) {
   static thread_local Buffer copy;
-  static thread_local std::vector<const Operand<X>*> pointers;
-  const auto* const* a = operands(pool, x, rows, in, copy, pointers).data();
+  static thread_local std::vector<const Operand<F, X>*> pointers;
+  const auto* const* a = operands<F>(pool, x, rows, in, copy, pointers).data();
   const size_t step = blocks(in) * F::kBlockBytes;
   const int chunks = static_cast<int>((rows + kChunk - 1) / kChunk);
   pool.run(static_cast<int>(panels(out)) * chunks, [&](int task, int worker) {

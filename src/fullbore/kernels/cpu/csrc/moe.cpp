@@ -74,23 +74,19 @@ inline void swiglu(const float* gate, const float* up, float* to) {
 template <class F, class X>
 int64_t run(Pool& pool, const Experts<F>& experts, int64_t tokens, int64_t k, const X* x, const int64_t* ids,
             const float* scores, X* y) {
-  using A = Operand<X>;
+  using A = Operand<F, X>;
   static thread_local Slots slots;
-  static thread_local Buffer copy, inner;
+  static thread_local Buffer copy, inner, inner_copy;
   static thread_local std::vector<const A*> token_rows, in_rows, h_rows;
   const auto [count, hidden, inter] = experts.sizes;
   if (!slots.fill(count, tokens, k, ids, scores)) return 1;
 
-  const auto& rows = operands(pool, x, tokens, hidden, copy, token_rows);
+  const auto& rows = operands<F>(pool, x, tokens, hidden, copy, token_rows);
   const int64_t h_stride = panels(inter) * kPanel;
-  A* h = inner.of<A>(tokens * k * h_stride);  // [slots, inter]
+  auto* h = inner.of<Kept<F, X>>(tokens * k * h_stride);  // [slots, inter]
   in_rows.resize(tokens * k);
-  h_rows.resize(tokens * k);
-  for (int64_t slot = 0; slot < tokens * k; ++slot) {
-    in_rows[slot] = rows[slots.token[slot]];
-    h_rows[slot] = h + slot * h_stride;
-  }
-  const A *const *inputs = in_rows.data(), *const *hiddens = h_rows.data();
+  for (int64_t slot = 0; slot < tokens * k; ++slot) in_rows[slot] = rows[slots.token[slot]];
+  const A* const* inputs = in_rows.data();
   const Slots& of = slots;  // the calling thread's, also in the workers
 
   const int inner_panels = static_cast<int>(panels(inter));
@@ -109,6 +105,7 @@ int64_t run(Pool& pool, const Experts<F>& experts, int64_t tokens, int64_t k, co
     }
   });
 
+  const A* const* hiddens = operands<F>(pool, h, tokens * k, h_stride, inner_copy, h_rows).data();
   pool.run(static_cast<int>(panels(hidden)), [&](int panel, int worker) {
     float* c = static_cast<float*>(pool.scratch(worker, (kChunk + tokens) * kPanel * sizeof(float)));
     float* sums = c + kChunk * kPanel;  // [tokens, 64]
