@@ -21,9 +21,12 @@ void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* 
       with_rows(end - begin, [&](auto R) {
         float* const to = c + begin * kPanel;
         if (tiles == 1) return tile<R, F, Fetch{kLines, F::kCache}>(at, w, w + kAhead, to, k == 0);
-        const uint8_t* next = w + F::kBlockBytes + t * kBlock / 4 * 64;
-        if (t < kLines) return tile<R, F, Fetch{1, F::kCache}>(at, w, next, to, k == 0);
-        tile<R, F, Fetch{0, F::kCache}>(at, w, next, to, k == 0);
+        // The next block, a part of it by each of the first tiles.
+        const int lines = (kLines + tiles - 1) / tiles;
+        const uint8_t* next = w + F::kBlockBytes + t * lines_ahead<F>(lines) * 64;
+        if (t * lines >= kLines) return tile<R, F, Fetch{0, F::kCache}>(at, w, next, to, k == 0);
+        if (lines == 1) return tile<R, F, Fetch{1, F::kCache}>(at, w, next, to, k == 0);
+        if constexpr (kLines > 2) tile<R, F, Fetch{2, F::kCache}>(at, w, next, to, k == 0);
       });
     }
   }

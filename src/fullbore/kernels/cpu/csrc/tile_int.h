@@ -39,6 +39,12 @@ struct Quads<Integers<4, kGroup>> {
   }
 };
 
+// Lines that a tile fetches ahead at so many a quad of inputs: after those of a group two with factors.
+template <class F>
+constexpr int lines_ahead(int lines) {
+  return kBlock / 4 * lines + kBlock / F::kGroup * 2;
+}
+
 // `a`: the rows' blocks; `block`: the weights'; c: [R][64], added to unless `first`.
 template <int R, class F, Fetch kFetch>
 [[gnu::noinline]] void tile(const Quantised* const* a, const uint8_t* block, const uint8_t* ahead, float* c,
@@ -55,13 +61,16 @@ template <int R, class F, Fetch kFetch>
     for (int quad = group * kQuads; quad < (group + 1) * kQuads; ++quad) {
       __m512i weight[4];
       Quads<F>::load(block, quad, weight);
-      prefetch<kFetch>(ahead, quad);
+      prefetch<kFetch>(ahead + group * 2 * 64, quad);
       unrolled<R>([&](auto row) INLINE {
         int32_t four;
         memcpy(&four, at[row] + 4 * quad, sizeof four);
         const __m512i x = _mm512_set1_epi32(four);
         unrolled<4>([&](auto j) INLINE { add_products(sums[row][j], weight[j], x); });
       });
+    }
+    if constexpr (kFetch.lines > 0) {
+      prefetch<Fetch{2, kFetch.cache}>(ahead + (group + 1) * kQuads * kFetch.lines * 64, group);
     }
     // As it does where it may mix their conversion with the loop.
     unrolled<R>([&](auto row) INLINE { unrolled<4>([&](auto j) INLINE { asm volatile("" : "+v"(sums[row][j])); }); });
