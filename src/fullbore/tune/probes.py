@@ -8,6 +8,7 @@ import torch
 from fullbore.hardware.ceiling import Probes, torch_probes
 
 _READ_BYTES = 512 << 20  # far beyond any last-level cache
+_PAGE = 4096
 _REPEATS = 3
 
 
@@ -16,11 +17,15 @@ def probes() -> Probes:
     try:
         native = importlib.import_module("fullbore.kernels.cpu.native").native()
         read, peak = native.lib["fb_read_probe"], native.lib["fb_peak_probe"]
+        huge = native.lib["fb_huge"]
     except (ImportError, AttributeError):  # none was built, or one without probes
         return torch_probes()
     read.argtypes, read.restype = (c_void_p, c_void_p, c_int64), c_double  # GB/s
     peak.argtypes, peak.restype = (c_void_p, c_int64), c_double  # GFLOP/s, 0 without such an instruction
-    memory = torch.ones(_READ_BYTES, dtype=torch.uint8)
+    memory = torch.empty(_READ_BYTES, dtype=torch.uint8)
+    huge.argtypes, huge.restype = (c_void_p, c_int64), None
+    huge(_page(memory), _READ_BYTES - _PAGE)  # as packed weights are kept: small pages read slower
+    memory.fill_(1)
 
     def read_bytes() -> float:
         return 1e9 * max(float(read(native.pool, memory.data_ptr(), _READ_BYTES)) for _ in range(_REPEATS))
@@ -30,3 +35,8 @@ def probes() -> Probes:
         return 1e9 * float(found) if found else flops("float32")
 
     return Probes(read_bytes, flops)
+
+
+def _page(memory: torch.Tensor) -> int:
+    """Address of the first whole page in ``memory``."""
+    return memory.data_ptr() + -memory.data_ptr() % _PAGE

@@ -18,7 +18,8 @@ void linear(Pool& pool, const uint8_t* w, int64_t out, int64_t in, const X* x, i
     const int64_t panel = task / chunks, begin = task % chunks * rows / chunks;
     const int count = static_cast<int>((task % chunks + 1) * rows / chunks - begin);
     float* c = static_cast<float*>(pool.scratch(worker, count * kPanel * sizeof(float)));
-    multiply<F>(a + begin, count, w + panel * step, in, c);
+    const uint8_t* at = w + panel * step;
+    multiply<F>(a + begin, count, at, in, c, at + step);
     const int64_t width = std::min<int64_t>(kPanel, out - panel * kPanel);
     for (int row = 0; row < count; ++row)
       convert(c + row * kPanel, y + (begin + row) * out + panel * kPanel, width);

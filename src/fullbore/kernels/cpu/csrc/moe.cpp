@@ -1,7 +1,8 @@
 // The routed experts of a layer: y[token] = sum over its experts of score * down(silu(gate x) * up x).
 //
 // Two passes. First every chosen expert's hidden values, a task for each 64 of them; then the outputs, a task for
-// each 64, which walks the experts in order: one sum for each output in one order, and no task waits for another.
+// some panels of 64, which walks the experts in order: one sum for each output in one order, and no task waits for
+// another. Consecutive tasks, and the panels within one, read on where the last one stopped.
 #include "api.h"
 #include "panel.h"
 #include "rows.h"
@@ -71,6 +72,13 @@ inline void swiglu(const float* gate, const float* up, float* to) {
   }
 }
 
+// Panels of outputs that a task of the second pass makes of each expert in turn: a long stretch of memory, unless
+// the sums of many tokens would leave the caches; two tasks a thread, so that a slow one is helped.
+inline int panels_together(const Pool& pool, int panels, int64_t tokens) {
+  constexpr int64_t kSums = 512;  // rows of 64 sums
+  return static_cast<int>(std::clamp<int64_t>(kSums / tokens, 1, std::max(1, panels / (2 * pool.threads()))));
+}
+
 template <class F, class X>
 int64_t run(Pool& pool, const Experts<F>& experts, int64_t tokens, int64_t k, const X* x, const int64_t* ids,
             const float* scores, X* y) {
@@ -80,6 +88,7 @@ int64_t run(Pool& pool, const Experts<F>& experts, int64_t tokens, int64_t k, co
   static thread_local std::vector<const A*> token_rows, in_rows, h_rows;
   const auto [count, hidden, inter] = experts.sizes;
   if (!slots.fill(count, tokens, k, ids, scores)) return 1;
+  if (!tokens) return 0;
 
   const auto& rows = operands<F>(pool, x, tokens, hidden, copy, token_rows);
   const int64_t h_stride = panels(inter) * kPanel;
@@ -90,14 +99,17 @@ int64_t run(Pool& pool, const Experts<F>& experts, int64_t tokens, int64_t k, co
   const Slots& of = slots;  // the calling thread's, also in the workers
 
   const int inner_panels = static_cast<int>(panels(inter));
-  pool.run(static_cast<int>(of.chosen.size()) * inner_panels, [&](int task, int worker) {
+  const int inner_tasks = static_cast<int>(of.chosen.size()) * inner_panels;
+  pool.run(inner_tasks, [&](int task, int worker) {
     const int expert = of.chosen[task / inner_panels], panel = task % inner_panels;
     float* gate = static_cast<float*>(pool.scratch(worker, 2 * kChunk * kPanel * sizeof(float)));
     float* up = gate + kChunk * kPanel;
+    const int following = std::min<int>(task + 1, inner_tasks - 1);
+    const uint8_t* next = experts.gate(of.chosen[following / inner_panels], following % inner_panels);
     for (int slot = of.begin[expert]; slot < of.begin[expert + 1]; slot += kChunk) {
       const int n = std::min(kChunk, of.begin[expert + 1] - slot);
-      multiply<F>(inputs + slot, n, experts.gate(expert, panel), hidden, gate);
-      multiply<F>(inputs + slot, n, experts.up(expert, panel), hidden, up);
+      multiply<F>(inputs + slot, n, experts.gate(expert, panel), hidden, gate, experts.up(expert, panel));
+      multiply<F>(inputs + slot, n, experts.up(expert, panel), hidden, up, next);
       for (int row = 0; row < n; ++row) {
         swiglu(gate + row * kPanel, up + row * kPanel, gate + row * kPanel);
         convert(gate + row * kPanel, h + (slot + row) * h_stride + panel * kPanel, kPanel);
@@ -106,24 +118,33 @@ int64_t run(Pool& pool, const Experts<F>& experts, int64_t tokens, int64_t k, co
   });
 
   const A* const* hiddens = operands<F>(pool, h, tokens * k, h_stride, inner_copy, h_rows).data();
-  pool.run(static_cast<int>(panels(hidden)), [&](int panel, int worker) {
-    float* c = static_cast<float*>(pool.scratch(worker, (kChunk + tokens) * kPanel * sizeof(float)));
-    float* sums = c + kChunk * kPanel;  // [tokens, 64]
-    memset(sums, 0, tokens * kPanel * sizeof(float));
-    for (const int expert : of.chosen) {
-      for (int slot = of.begin[expert]; slot < of.begin[expert + 1]; slot += kChunk) {
-        const int n = std::min(kChunk, of.begin[expert + 1] - slot);
-        multiply<F>(hiddens + slot, n, experts.down(expert, panel), inter, c);
-        for (int row = 0; row < n; ++row) {
-          float* sum = sums + of.token[slot + row] * kPanel;
-          const vf score = splat(of.score[slot + row]);
-          for (int i = 0; i < kPanel; i += W) store(sum + i, load(c + row * kPanel + i) * score + load(sum + i));
+  const int outer_panels = static_cast<int>(panels(hidden)), group = panels_together(pool, outer_panels, tokens);
+  pool.run((outer_panels + group - 1) / group, [&](int task, int worker) {
+    const int begin = task * group, end = std::min(begin + group, outer_panels);
+    const int64_t sums_of_panel = tokens * kPanel;
+    float* c = static_cast<float*>(pool.scratch(worker, (kChunk * kPanel + group * sums_of_panel) * sizeof(float)));
+    float* sums = c + kChunk * kPanel;  // [group][tokens][64]
+    memset(sums, 0, group * sums_of_panel * sizeof(float));
+    for (size_t i = 0; i < of.chosen.size(); ++i) {
+      const int expert = of.chosen[i], after = of.chosen[std::min(i + 1, of.chosen.size() - 1)];
+      for (int panel = begin; panel < end; ++panel) {
+        const uint8_t* next = panel + 1 < end ? experts.down(expert, panel + 1) : experts.down(after, begin);
+        for (int slot = of.begin[expert]; slot < of.begin[expert + 1]; slot += kChunk) {
+          const int n = std::min(kChunk, of.begin[expert + 1] - slot);
+          multiply<F>(hiddens + slot, n, experts.down(expert, panel), inter, c, next);
+          for (int row = 0; row < n; ++row) {
+            float* sum = sums + (panel - begin) * sums_of_panel + of.token[slot + row] * kPanel;
+            const vf score = splat(of.score[slot + row]);
+            for (int i = 0; i < kPanel; i += W) store(sum + i, load(c + row * kPanel + i) * score + load(sum + i));
+          }
         }
       }
     }
-    const int64_t width = std::min<int64_t>(kPanel, hidden - panel * kPanel);
-    for (int64_t token = 0; token < tokens; ++token)
-      convert(sums + token * kPanel, y + token * hidden + panel * kPanel, width);
+    for (int panel = begin; panel < end; ++panel, sums += sums_of_panel) {
+      const int64_t width = std::min<int64_t>(kPanel, hidden - panel * kPanel);
+      for (int64_t token = 0; token < tokens; ++token)
+        convert(sums + token * kPanel, y + token * hidden + panel * kPanel, width);
+    }
   });
   return 0;
 }

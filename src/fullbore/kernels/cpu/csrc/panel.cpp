@@ -7,9 +7,6 @@
 
 namespace fullbore {
 
-// Bytes of a stream of weights that are on their way while they are multiplied.
-constexpr int kAhead = 4096;
-
 // Rows up to which codes are decoded in registers, each time they are needed; for more rows once into scratch.
 // As many as leave registers for the decoder's tables, and in float32 for weights wider than their pairs.
 template <class F, class A>
@@ -21,7 +18,7 @@ constexpr int kInRegisters<Fp8Block, A> = std::is_same_v<A, float> ? 3 : 5;
 
 template <class F, class A>
   requires std::is_arithmetic_v<A>
-void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* c) {
+void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* c, const uint8_t* next) {
   alignas(64) bf16 scratch[F::kCoded ? kBlock * kPanel : 1];
   const int tiles = (rows + kRows - 1) / kRows;
   const bool in_registers = rows <= kInRegisters<F, A>;
@@ -32,37 +29,41 @@ void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* 
     if constexpr (F::kCoded)
       if (group == 0 && !in_registers) decode_block(F{}, block, scratch);
     const auto factor = F::factor(block, group);
+    // On its way while this one is multiplied.
+    const uint8_t* after = k - k % kBlock + kBlock < in ? block + F::kBlockBytes : next;
     for (int t = 0; t < tiles; ++t) {
       const int begin = rows * t / tiles, end = rows * (t + 1) / tiles;
       const A* at[kRows];
       for (int row = begin; row < end; ++row) at[row - begin] = a[row] + k;
       const Into<decltype(F::factor(block, 0))> into{c + begin * kPanel, factor, k == 0};
       with_rows(end - begin, [&](auto R) {
-        const uint8_t* const soon = block + kAhead + before * F::kLines * 64;
+        const uint8_t* const soon = after + before * F::kLines * 64;
+#if defined(__AVX512VBMI__)
         if constexpr (R <= kInRegisters<F, A>)
-          if (in_registers) return tile<R, Fetch{F::kLines, F::kCache}>(at, Codes(block), pairs, soon, into);
+          if (in_registers) return tile<R, Fetch{F::kLines, 2}>(at, Codes(block), pairs, soon, into);
+#endif
         const void* const whole = F::kCoded ? static_cast<const void*>(scratch) : block;
         const Pairs weights(static_cast<const uint32_t*>(whole) + before * kPanel);
         if (tiles == 1) return tile<R, Fetch{F::kLines, F::kCache}>(at, weights, pairs, soon, into);
         // The next block, a part of each line by each of the first tiles.
         const int lines = (F::kLines + tiles - 1) / tiles;
-        const uint8_t* next = block + F::kBlockBytes + (t * kPairs + before) * lines * 64;
-        if (t * lines >= F::kLines) return tile<R, Fetch{0, F::kCache}>(at, weights, pairs, next, into);
-        if (lines == 1) return tile<R, Fetch{1, F::kCache}>(at, weights, pairs, next, into);
-        if constexpr (F::kLines > 2) tile<R, Fetch{2, F::kCache}>(at, weights, pairs, next, into);
+        const uint8_t* ahead = after + (t * kPairs + before) * lines * 64;
+        if (t * lines >= F::kLines) return tile<R, Fetch{0, F::kCache}>(at, weights, pairs, ahead, into);
+        if (lines == 1) return tile<R, Fetch{1, F::kCache}>(at, weights, pairs, ahead, into);
+        if constexpr (F::kLines > 2) tile<R, Fetch{2, F::kCache}>(at, weights, pairs, ahead, into);
       });
     }
   }
 }
 
-template void multiply<Bf16>(const float* const*, int, const uint8_t*, int64_t, float*);
-template void multiply<Fp8Block>(const float* const*, int, const uint8_t*, int64_t, float*);
-template void multiply<Int8>(const float* const*, int, const uint8_t*, int64_t, float*);
-template void multiply<Int4G32>(const float* const*, int, const uint8_t*, int64_t, float*);
-template void multiply<Int4G128>(const float* const*, int, const uint8_t*, int64_t, float*);
+template void multiply<Bf16>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
+template void multiply<Fp8Block>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
+template void multiply<Int8>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
+template void multiply<Int4G32>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
+template void multiply<Int4G128>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 #if defined(__AVX512BF16__)
-template void multiply<Bf16>(const bf16* const*, int, const uint8_t*, int64_t, float*);
-template void multiply<Fp8Block>(const bf16* const*, int, const uint8_t*, int64_t, float*);
+template void multiply<Bf16>(const bf16* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
+template void multiply<Fp8Block>(const bf16* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 #endif
 
 }  // namespace fullbore

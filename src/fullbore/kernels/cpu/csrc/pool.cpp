@@ -32,7 +32,7 @@ void pin(int cpu) {
 
 }  // namespace
 
-Pool::Pool(int threads, const int* cpus) : threads_(threads < 1 ? 1 : threads), buffers_(threads_) {
+Pool::Pool(int threads, const int* cpus) : threads_(threads < 1 ? 1 : threads), buffers_(threads_), runs_(threads_) {
   for (int worker = 1; worker < threads_; ++worker) {
     const int cpu = cpus ? cpus[worker] : -1;
     workers_.emplace_back([this, worker, cpu] { loop(worker, cpu); });
@@ -46,8 +46,21 @@ Pool::~Pool() {
   for (auto& worker : workers_) worker.join();
 }
 
+int Pool::Run::take(bool front) {
+  uint64_t now = left.load(std::memory_order_relaxed);
+  for (;;) {
+    const auto begin = static_cast<uint32_t>(now), end = static_cast<uint32_t>(now >> 32);
+    if (begin >= end) return -1;
+    const uint64_t then = front ? now + 1 : now - (uint64_t{1} << 32);
+    if (left.compare_exchange_weak(now, then, std::memory_order_relaxed)) return static_cast<int>(front ? begin : end - 1);
+  }
+}
+
 void Pool::work(int worker) {
-  for (int task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) call_(context_, task, worker);
+  for (int other = 0; other < threads_; ++other) {
+    Run& run = runs_[(worker + other) % threads_];
+    for (int task; (task = run.take(other == 0)) >= 0;) call_(context_, task, worker);
+  }
 }
 
 void Pool::run_erased(int tasks, Call call, void* context) {
@@ -58,8 +71,8 @@ void Pool::run_erased(int tasks, Call call, void* context) {
   }
   call_ = call;
   context_ = context;
-  tasks_ = tasks;
-  next_.store(0, std::memory_order_relaxed);
+  for (int64_t worker = 0; worker < threads_; ++worker)
+    runs_[worker].set(static_cast<uint32_t>(worker * tasks / threads_), static_cast<uint32_t>((worker + 1) * tasks / threads_));
   busy_.store(threads_ - 1, std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();  // no system call where nobody sleeps

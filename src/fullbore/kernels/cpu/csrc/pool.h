@@ -1,4 +1,5 @@
-// One pool of threads for a process: tasks of one call, handed out by a counter.
+// One pool of threads for a process. Each thread works through a run of consecutive tasks from its front, since
+// what follows in memory is fetched ahead; one that has finished takes from the back of another's run.
 //
 // A task writes what no other task of the call writes, so results do not depend on the number of threads.
 // Workers spin for some tens of microseconds after a call, since the next one of the step follows at once
@@ -38,6 +39,14 @@ class Pool {
 
  private:
   using Call = void (*)(void* context, int task, int worker);
+  // Tasks [begin, end) that nobody took yet, as one word: the owner raises begin, others lower end.
+  struct alignas(64) Run {
+    std::atomic<uint64_t> left{0};
+
+    void set(uint32_t begin, uint32_t end) { left.store(uint64_t{end} << 32 | begin, std::memory_order_relaxed); }
+    int take(bool front);  // a task, or -1
+  };
+
   void run_erased(int tasks, Call call, void* context);
   void work(int worker);
   void loop(int worker, int cpu);
@@ -48,9 +57,8 @@ class Pool {
   std::mutex one_call_;  // calls from two threads take turns
   Call call_ = nullptr;
   void* context_ = nullptr;
-  int tasks_ = 0;
+  std::vector<Run> runs_;  // of each worker
   alignas(64) std::atomic<uint32_t> generation_{0};
-  alignas(64) std::atomic<int> next_{0};
   alignas(64) std::atomic<int> busy_{0};
   bool stop_ = false;
 };
