@@ -17,7 +17,7 @@ using namespace fullbore;
 
 struct Stored {
   const uint8_t* values;
-  const float* factors;
+  const void* factors;
   int64_t out, in;
   uint8_t* to;
   int64_t step;
@@ -58,12 +58,16 @@ void expect(bool good, const char* what) {
 
 // A matrix whose every value is one, so that a row of x times it is the sum of the row.
 void pack_ones(Pool* pool, int64_t format, int64_t out, int64_t in, uint8_t* to, int64_t step) {
-  const std::vector<bf16> wide(out * in, to_bf16(1.0f));
-  const std::vector<uint8_t> codes(out * in, 7 << 3);
-  const std::vector<float> factors(((out + 127) / 128) * ((in + 127) / 128), 1.0f);
-  const auto* source = format ? codes.data() : reinterpret_cast<const uint8_t*>(wide.data());
-  const Stored matrix{source, factors.data(), out, in, to, step};
-  fb_pack(pool, format, &matrix, 1);
+  const auto pack = [&](const auto& values, const auto& factors) {
+    const Stored matrix{reinterpret_cast<const uint8_t*>(values.data()), factors.data(), out, in, to, step};
+    fb_pack(pool, format, &matrix, 1);
+  };
+  const int64_t group = format == 3 ? 32 : 128;
+  const std::vector<float> of_blocks(((out + 127) / 128) * ((in + 127) / 128), 1.0f);
+  const std::vector<bf16> of_rows(out * ((in + group - 1) / group), to_bf16(1.0f));
+  if (format == 0) pack(std::vector<bf16>(out * in, to_bf16(1.0f)), of_blocks);
+  else if (format == 1) pack(std::vector<uint8_t>(out * in, 7 << 3), of_blocks);
+  else pack(std::vector<int8_t>(out * in, 1), of_rows);
 }
 
 template <class X>
@@ -188,7 +192,7 @@ void everything(Pool* pool, uint32_t seed) {
     mla<float>(pool, 0, rows, heads, nope, v, 64, random);
     mla<bf16>(pool, 0, rows, heads, nope, v, 1 + static_cast<int>(random(90)), random);
   }
-  for (int64_t format = 0; format < 2; ++format) {
+  for (int64_t format = 0; format < 5; ++format) {
     for (const int64_t rows : {0, 1, 3, 5, 6, 7, 13, 253}) {
       const int64_t out = 1 + random(200), in = 1 + random(300);
       linear<float>(pool, format, rows, out, in);

@@ -18,11 +18,11 @@ from fullbore.kernels.cpu.moe import CpuMoeFfn, CpuSwiglu
 from fullbore.kernels.cpu.packed import dequantise
 from fullbore.ops.contract import DTYPES, packed_bytes
 from fullbore.ops.draws import draw_weight
-from fullbore.ops.ffn import draw_expert
-from fullbore.ops.formats import Weight
+from fullbore.ops.ffn import draw_expert, expert_bytes
+from fullbore.ops.formats import INTEGERS, Weight
 from fullbore.ops.operators import OPERATORS
 
-FORMATS = ("bf16", "fp8_block")
+FORMATS = ("bf16", "fp8_block", *INTEGERS)
 ON_EACH = pytest.mark.parametrize("isa", panel_isas(), ids=lambda isa: isa.name)
 IN_EACH = pytest.mark.parametrize("dtype", DTYPES)
 # around the tile (6), the panel (64), the block (128) and odd, where a pair of inputs is half empty
@@ -108,15 +108,27 @@ def test_every_weight_counts_once(isa: Isa, dtype: str, format: str, rows: int) 
     kernel = CpuLinear(dtype, native_of(isa, 2))
     g = Generator().manual_seed(rows)
     for out, in_ in ((1, 1), (64, 127), (65, 128), (130, 129), (63, 255), (128, 257), (70, 384)):
-        matrix = torch.randint(-1, 2, (out, in_), generator=g).float()
-        if format == "bf16":
-            weight = Weight(matrix.bfloat16())
-        else:
-            scale = torch.arange(1, 1 + -(-out // 128) * -(-in_ // 128)).float().view(-(-out // 128), -1)
-            weight = Weight(matrix.to(torch.float8_e4m3fn), scale)
-        x = torch.randint(-1, 2, (rows, in_), generator=g).to(DTYPES[dtype])
+        weight = whole_numbers(out, in_, format, g)
+        # 127 or nothing: where these are quantised too, their scale is 1, and no rounding hides a slip
+        x = 127 * torch.randint(-1, 2, (rows, in_), generator=g).to(DTYPES[dtype])
         expected = (x.float() @ weight.dequantise(torch.float32).T).to(DTYPES[dtype])
         assert torch.equal(kernel.run(kernel.pack(weight), x), expected), (out, in_)
+
+
+def whole_numbers(out: int, in_: int, format: str, g: Generator) -> Weight:
+    """Numbers that every format holds exactly, with another factor for each group."""
+    numbers = torch.randint(-1, 2, (out, in_), generator=g)
+    if format == "bf16":
+        return Weight(numbers.bfloat16())
+    if format == "fp8_block":
+        down, across = -(-out // 128), -(-in_ // 128)
+        return Weight(
+            numbers.to(torch.float8_e4m3fn), torch.arange(1.0, 1 + down * across).view(down, across)
+        )
+    integer = INTEGERS[format]
+    numbers = torch.randint(-integer.largest, integer.largest + 1, (out, in_), generator=g)
+    groups = torch.arange(out * -(-in_ // integer.group)) % 3
+    return Weight(numbers.to(torch.int8), (2.0**groups).bfloat16().view(out, -1), integer)
 
 
 @ON_EACH
@@ -186,12 +198,26 @@ def test_matrices_of_unlike_formats_are_refused_by_name() -> None:
 
 
 def test_packed_weights_take_the_room_of_the_stored_ones() -> None:
-    """fp8 is kept as fp8; edges are padded and 64 bytes of a block of 8192 hold its factor."""
-    g = Generator().manual_seed(1)
-    for format, size in (("bf16", 2), ("fp8_block", 1)):
+    """Codes stay codes; edges are padded and 64 bytes of a block of 8192 hold the factor of fp8."""
+    g, shape = Generator().manual_seed(1), {"hidden": 256, "inter": 128}
+    for format in FORMATS:
         kernel = CpuMoeFfn("bfloat16")
-        packed = kernel.pack([draw_expert({"hidden": 256, "inter": 128}, format, g) for _ in range(4)], 4)
-        assert packed_bytes(packed) <= 1.01 * 4 * 3 * 256 * 128 * size
+        packed = kernel.pack([draw_expert(shape, format, g) for _ in range(4)], 4)
+        assert packed_bytes(packed) <= 1.01 * 4 * expert_bytes(shape, format)
+
+
+@ON_EACH
+@pytest.mark.parametrize("scale", [0.0, 1e-39, 1e-37, 1e-30, 1e30])
+def test_rows_of_any_size_are_quantised(isa: Isa, scale: float) -> None:
+    """Zeros stay zeros, and a scale whose inverse would be no number is not taken."""
+    g = Generator().manual_seed(4)
+    x = (torch.randn(3, 300, generator=g) * scale).bfloat16()
+    x[1] = 0
+    kernel = CpuLinear("bfloat16", native_of(isa, 2))
+    weight = draw_weight(70, 300, "int8", g)
+    y, expected = kernel.run(kernel.pack(weight), x), OPERATORS["linear"].reference((weight,), x)
+    assert bool((y[1] == 0).all())
+    assert float((y.float() - expected).abs().max()) <= 0.05 * float(x.float().abs().max()) + 1e-38
 
 
 @pytest.mark.parametrize("together", [1, 2, 5])

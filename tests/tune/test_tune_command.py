@@ -41,7 +41,7 @@ def by_our_clock(run: Callable[..., object]) -> Callable[..., object]:
 def by_our_rules(patch: pytest.MonkeyPatch, cache: Path) -> None:
     """Toy kernels, their clock, few token counts, and a cache of its own."""
     patch.setenv("XDG_CACHE_HOME", str(cache))
-    patch.setenv("COLUMNS", "260")
+    patch.setenv("COLUMNS", "250")
     patch.setattr(session, "QUICK", Mode("quick", (1, 8, 64), (), Effort(0.0, 2, 2), 1.0))
     patch.setattr(session, "probes", lambda: PROBES)
     patch.setattr(session, "CATALOGUE", KERNELS)

@@ -22,7 +22,7 @@ class Recipe:
 
     name: str
     linear: str = ""
-    kv_b: str = ""  # makes keys and values of the latents of every token
+    kv_b: str = ""
     head: str = ""  # lm_head and MTP's eh_proj, which the published format keeps from FP8
 
     def format(self, spec: TensorSpec) -> str:
@@ -32,8 +32,8 @@ class Recipe:
         return self.head if spec.name.endswith(_KEPT_FROM_FP8) else ""
 
 
-# With numbers of 4 bits, kv_b and the head have 8: an error in kv_b is in every key and value of the whole
-# context, one in the head is in the logits themselves, and together they are a few percent of the bytes.
+# Integers leave kv_b as it is: an error there is in every key and value of the whole context. With numbers of
+# 4 bits the head has 8, since its errors are in the logits themselves. Both are a few percent of the bytes.
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         recipe.name: recipe
@@ -41,9 +41,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             Recipe(STORED),
             Recipe("bf16", "bf16", "bf16", "bf16"),
             Recipe("fp8_block", "fp8_block", "fp8_block"),
-            Recipe("int8", "int8", "int8", "int8"),
-            Recipe("int4", "int4_g32", "int8", "int8"),
-            Recipe("int4_g128", "int4_g128", "int8", "int8"),
+            Recipe("int8", "int8", head="int8"),
+            Recipe("int4", "int4_g32", head="int8"),
+            Recipe("int4_g128", "int4_g128", head="int8"),
         )
     }
 )

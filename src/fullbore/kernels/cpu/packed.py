@@ -11,7 +11,8 @@ from fullbore.kernels.cpu.kernel import CpuKernel, I, P
 from fullbore.kernels.cpu.native import Native
 from fullbore.ops.formats import Weight
 
-FORMATS = {"bf16": 0, "fp8_block": 1}  # as ``Format`` in csrc/matrix.h
+# as ``Format`` in csrc/matrix.h
+FORMATS = {"bf16": 0, "fp8_block": 1, "int8": 2, "int4_g32": 3, "int4_g128": 4}
 PANEL = 64
 _HUGE_PAGE = 1 << 21
 
@@ -59,7 +60,8 @@ class PanelKernel(CpuKernel):
                     "expected one format (convert the checkpoint)"
                 )
             data = weight.data.contiguous()
-            scale = None if weight.scale is None else weight.scale.float().contiguous()
+            factor = torch.float32 if weight.integer is None else torch.bfloat16
+            scale = None if weight.scale is None else weight.scale.to(factor).contiguous()
             held += data, scale
             factors = 0 if scale is None else scale.data_ptr()
             rows.append((data.data_ptr(), factors, *data.shape, address, step))

@@ -108,8 +108,8 @@ void multiply_in_tiles(const bf16* const* a, int rows, const uint8_t* w, int64_t
     const int pairs = static_cast<int>(std::min<int64_t>(kBlock, in - k) + 1) / 2;
     const int steps = (pairs + kTilePairs - 1) / kTilePairs;
     const bf16* weights = reinterpret_cast<const bf16*>(w);
-    if constexpr (F::kCoded) decode_block(w, decoded), weights = decoded;
-    const float factor = F::factor(w);
+    if constexpr (F::kCoded) decode_block(F{}, w, decoded), weights = decoded;
+    const float factor = F::factor(w, 0);
     const uint8_t* after = k + kBlock < in ? w + F::kBlockBytes : next;
     Ahead<F::kCache> fetch{after, F::kLines * kPairs / (tiles * steps) + 1};
 

@@ -69,7 +69,7 @@ class Fp8Decoder {
 #endif
 
 // A block of codes -> [64 pairs][64 outputs][2] bfloat16.
-inline void decode_block(const uint8_t* block, bf16* pairs) {
+inline void decode_block(Fp8Block, const uint8_t* block, bf16* pairs) {
 #if defined(__AVX512VBMI__)
   const Fp8Decoder decode;
   for (int half = 0; half < 2 * kPairs; ++half) {

@@ -12,10 +12,10 @@ namespace {
 template <class F, class X>
 void linear(const Linear& call) {
   static thread_local Buffer copy;
-  static thread_local std::vector<const Operand<X>*> pointers;
+  static thread_local std::vector<const Operand<F, X>*> pointers;
   Pool& pool = *call.pool;
   const int64_t rows = call.rows;
-  const auto* const* a = operands(pool, static_cast<const X*>(call.x), rows, call.in, copy, pointers).data();
+  const auto* const* a = operands<F>(pool, static_cast<const X*>(call.x), rows, call.in, copy, pointers).data();
   X* const y = static_cast<X*>(call.y);
   const size_t step = blocks(call.in) * F::kBlockBytes;
   const int chunks = static_cast<int>((rows + kChunk - 1) / kChunk);

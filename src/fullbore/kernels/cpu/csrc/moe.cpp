@@ -103,29 +103,27 @@ inline int panels_together(const Pool& pool, int panels, int64_t tokens) {
 template <class F, class X>
 int64_t run(Pool& pool, const uint8_t* memory, const Sizes& sizes, int64_t tokens, int64_t k, const X* x,
             const int64_t* ids, const float* scores, X* y) {
-  using A = Operand<X>;
+  using A = Operand<F, X>;
   static thread_local Slots slots;
-  static thread_local Buffer copy, inner;
-  static thread_local std::vector<const A*> token_rows, in_rows, h_rows;
+  static thread_local Buffer copy, inner, inner_copy, shared_copy;
+  static thread_local std::vector<const A*> token_rows, in_rows, h_rows, shared_rows;
   static thread_local std::vector<Part<F>> chosen;
   const auto [count, hidden, inter, shared] = sizes;
   if (!slots.fill(count, shared, tokens, k, ids, scores)) return 1;
   if (!tokens) return 0;
   choose(memory, sizes, slots, chosen);
 
-  const auto& rows = operands(pool, x, tokens, hidden, copy, token_rows);
-  const int64_t all = static_cast<int64_t>(slots.token.size());
+  const auto& rows = operands<F>(pool, x, tokens, hidden, copy, token_rows);
+  const int64_t all = static_cast<int64_t>(slots.token.size()), chosen_rows = tokens * k;
   const int64_t inner_panels = panels(inter), shared_panels = panels(shared);
-  A* const h = inner.of<A>((tokens * k * inner_panels + tokens * shared_panels) * kPanel);  // [slots][width]
+  const int64_t h_stride = inner_panels * kPanel, shared_stride = shared_panels * kPanel;
+  Kept<F, X>* const h = inner.of<Kept<F, X>>(chosen_rows * h_stride + tokens * shared_stride);  // [slots][width]
+  const auto h_row = [&](int64_t slot) {
+    return slot < chosen_rows ? h + slot * h_stride : h + chosen_rows * h_stride + (slot - chosen_rows) * shared_stride;
+  };
   in_rows.resize(all);
-  h_rows.resize(all);
-  A* at = h;
-  for (int64_t slot = 0; slot < all; ++slot) {
-    in_rows[slot] = rows[slots.token[slot]];
-    h_rows[slot] = at;
-    at += (slot < tokens * k ? inner_panels : shared_panels) * kPanel;
-  }
-  const A *const *inputs = in_rows.data(), *const *hiddens = h_rows.data();
+  for (int64_t slot = 0; slot < all; ++slot) in_rows[slot] = rows[slots.token[slot]];
+  const A* const* inputs = in_rows.data();
   const Slots& of = slots;  // the calling thread's, also in the workers
   const std::vector<Part<F>>& parts = chosen;
 
@@ -146,11 +144,17 @@ int64_t run(Pool& pool, const uint8_t* memory, const Sizes& sizes, int64_t token
       multiply<F>(inputs + slot, n, expert.up(panel), hidden, up, next);
       for (int row = 0; row < n; ++row) {
         swiglu(gate + row * kPanel, up + row * kPanel, gate + row * kPanel);
-        convert(gate + row * kPanel, const_cast<A*>(hiddens[slot + row]) + panel * kPanel, kPanel);
+        convert(gate + row * kPanel, h_row(slot + row) + panel * kPanel, kPanel);
       }
     }
   });
 
+  operands<F>(pool, h, chosen_rows, h_stride, inner_copy, h_rows);
+  if (shared) {
+    operands<F>(pool, h_row(chosen_rows), tokens, shared_stride, shared_copy, shared_rows);
+    h_rows.insert(h_rows.end(), shared_rows.begin(), shared_rows.end());
+  }
+  const A* const* hiddens = h_rows.data();
   const int outer_panels = static_cast<int>(panels(hidden)), group = panels_together(pool, outer_panels, tokens);
   pool.run((outer_panels + group - 1) / group, [&](int task, int worker) {
     const int first = task * group, last = std::min(first + group, outer_panels);

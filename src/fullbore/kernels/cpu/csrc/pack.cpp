@@ -55,6 +55,7 @@ V interleaved(V a, V b) {
 
 // rows[i]: 128 values of output i -> pairs of inputs at `block`, all 64 outputs of a pair together.
 template <class F>
+  requires(!F::kWhole)
 void pack_block(const uint8_t* const* rows, uint8_t* block) {
   using Unit = Pair<F>;
   using V = Lanes<Unit>;
@@ -83,6 +84,26 @@ void pack_block(const uint8_t* const* rows, uint8_t* block) {
   }
 }
 
+// The same of whole numbers: four inputs of an output together, two numbers to a byte where they have 4 bits.
+template <class F>
+  requires F::kWhole
+void pack_block(const uint8_t* const* rows, uint8_t* block) {
+  constexpr uint32_t kZeros = F::kZero * 0x01010101u, kMask = ((1u << F::kBits) - 1) * 0x01010101u;
+  const auto numbers = [&](int output, int quad) {
+    uint32_t four;
+    memcpy(&four, rows[output] + 4 * quad, sizeof four);
+    return (four & kMask) ^ kZeros;  // adds kZero to each, which flips its sign bit
+  };
+  constexpr int kWords = kPanel * F::kBits / 8;  // of a quad
+  for (int quad = 0; quad < kBlock / 4; ++quad)
+    for (int i = 0; i < kWords; ++i) {
+      const int output = F::kBits == 8 ? i : i / 16 * 32 + i % 16;
+      uint32_t word = numbers(output, quad);
+      if constexpr (F::kBits == 4) word |= numbers(output + 16, quad) << 4;
+      memcpy(block + (quad * kWords + i) * sizeof word, &word, sizeof word);
+    }
+}
+
 // Past the caches: they would fetch what is about to be overwritten, and nobody reads it soon.
 inline void stream(const uint8_t* from, uint8_t* to, size_t bytes) {
 #if defined(__x86_64__)
@@ -100,15 +121,32 @@ inline void end_stream() {
 #endif
 }
 
-// A matrix as stored, [out, in] in bfloat16 or e4m3, with the factors of 128 x 128 blocks if it is e4m3, and where
-// its panels go: `step` bytes from one to the next.
+// A matrix as stored, [out, in] in bfloat16, e4m3 or int8; its factors, [ceil(out / 128), ceil(in / 128)] float32 of
+// e4m3 and [out, ceil(in / group)] bfloat16 of whole numbers; and where its panels go, `step` bytes from one to the next.
 struct Stored {
   const uint8_t* values;
-  const float* factors;
+  const void* factors;
   int64_t out, in;
   uint8_t* to;
   int64_t step;
 };
+
+// The factors of the block of a panel's `outputs` that begins at input k.
+template <class F>
+void pack_factors(const Stored& matrix, int64_t panel, int outputs, int64_t k, uint8_t* to) {
+  if constexpr (F::kWhole) {
+    const int64_t groups = (matrix.in + F::kGroup - 1) / F::kGroup, first = k / F::kGroup;
+    const int64_t count = std::min<int64_t>(kBlock / F::kGroup, groups - first);
+    for (int output = 0; output < outputs; ++output) {
+      const auto* factors = static_cast<const bf16*>(matrix.factors) + (panel * kPanel + output) * groups + first;
+      for (int group = 0; group < count; ++group)
+        memcpy(to + (group * kPanel + output) * sizeof(bf16), factors + group, sizeof(bf16));
+    }
+  } else if constexpr (F::kCoded) {
+    const auto* factors = static_cast<const float*>(matrix.factors);
+    memcpy(to, factors + panel * kPanel / kBlock * blocks(matrix.in) + k / kBlock, sizeof(float));
+  }
+}
 
 template <class F>
 void pack_panel(const Stored& matrix, int64_t panel) {
@@ -130,8 +168,7 @@ void pack_panel(const Stored& matrix, int64_t panel) {
     if (!whole)
       for (int output = 0; output < kPanel; ++output) rows[output] = edge[output];
     pack_block<F>(rows, packed);
-    if constexpr (F::kCoded)
-      memcpy(packed + F::kValues, matrix.factors + panel * kPanel / kBlock * blocks(matrix.in) + k / kBlock, sizeof(float));
+    if constexpr (F::kCoded) pack_factors<F>(matrix, panel, outputs, k, packed + F::kValues);
     stream(packed, block, sizeof packed);
   }
   end_stream();

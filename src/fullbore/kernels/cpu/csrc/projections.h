@@ -140,8 +140,10 @@ class Projections {
       }
     }
     const uint8_t* const next = panel + panel_bytes(inner);  // tasks follow each other as heads do in memory
-    with_format(static_cast<Format>(w_.format),
-                [&](auto f) { multiply<decltype(f)>(rows, n, panel, inner, product, next); });
+    if (static_cast<Format>(w_.format) == Format::kFp8Block)
+      multiply<Fp8Block>(rows, n, panel, inner, product, next);
+    else
+      multiply<Bf16>(rows, n, panel, inner, product, next);
   }
 
   Pool& pool_;

@@ -1,4 +1,5 @@
-// The innermost loops: up to 6 rows x one panel of 64 outputs x one block of 128 inputs, sums in registers.
+// The innermost loops: up to 6 rows x one panel of 64 outputs x one group of inputs (a block, or less where more
+// factors belong to it), sums in registers.
 //
 // A row's sums are made in one order whatever the number of rows, so its bits do not depend on its neighbours.
 // Two arithmetics: bfloat16 dot products where the instruction exists, else float32 multiply-adds on weights
@@ -74,16 +75,21 @@ class Codes {
 
 #endif
 
-// c[row][output] = factor * (sums of this block), added to what is there unless `first`.
+// One factor for all outputs, or [64] of them: those of vector `j`.
+INLINE inline vf factors(float all, int) { return splat(all); }
+INLINE inline vf factors(const bf16* each, int j) { return load(each + j * W); }
+
+// c[row][output] = factor * (sums of this group), added to what is there unless `first`.
+template <class Factor>
 struct Into {
   float* c;  // [rows][64]
-  float factor;
+  Factor factor;
   bool first;
 
   INLINE void operator()(int row, int vector, vf sum) const {
     float* at = c + row * kPanel + vector * W;
     // One expression: written as two, a compiler may round the product in one kernel and fuse it in another.
-    store(at, sum * factor + (first ? vf{} : load(at)));
+    store(at, sum * factors(factor, vector) + (first ? vf{} : load(at)));
   }
 };
 
@@ -99,8 +105,8 @@ INLINE inline void prefetch(const uint8_t* ahead, int k) {
   });
 }
 
-// `a`: the rows at the block's first input; `pairs` of inputs in it; `ahead`: where to fetch from.
-template <int R, Fetch kFetch, class Source>
+// `a`: the rows at the group's first input; `pairs` of inputs in it; `ahead`: where to fetch from.
+template <int R, Fetch kFetch, class Source, class Into>
 [[gnu::noinline]] void tile(const float* const* a, const Source& w, int pairs, const uint8_t* ahead, const Into& into) {
   for (int j0 = 0; j0 < kPanel / W; j0 += kVectors) {
     vf sums[R][kVectors] = {};
@@ -125,7 +131,7 @@ template <int R, Fetch kFetch, class Source>
 
 #if defined(__AVX512BF16__)
 
-template <int R, Fetch kFetch, class Source>
+template <int R, Fetch kFetch, class Source, class Into>
 [[gnu::noinline]] void tile(const bf16* const* a, const Source& w, int pairs, const uint8_t* ahead, const Into& into) {
   __m512 sums[R][4];
   unrolled<R>([&](auto row) INLINE { unrolled<4>([&](auto j) INLINE { sums[row][j] = _mm512_setzero_ps(); }); });
