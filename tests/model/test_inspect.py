@@ -58,7 +58,7 @@ def test_what_weights_would_be_converted_to(folder: Path, capsys: pytest.Capture
     assert "int4_g32" not in stored["matrix_bytes_by_format"]
     converted = json.loads(inspect(folder, capsys, "--json", "--weights", "int4")[1])["converted"]
     assert converted["bytes"] < stored["bytes"]
-    assert {"int4_g32", "int8", "bf16"} == set(converted["matrix_bytes_by_format"])
+    assert {"int4_g32", "int8", "fp8_block", "bf16"} == set(converted["matrix_bytes_by_format"])
     assert "as int4     " in inspect(folder, capsys, "--weights", "int4")[1]
     code, _, error = inspect(folder, capsys, "--weights", "int")
     assert (code, "did you mean int" in error) == (2, True)
