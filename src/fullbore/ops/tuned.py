@@ -70,6 +70,6 @@ def _ratio(ours_us: float | None, theirs_us: float | None) -> float | None:
 def _slower(ratios: Sequence[float | None]) -> str:
     known = sorted(ratio for ratio in ratios if ratio is not None)
     if not known:
-        return "how much slower was not measured"
+        return "how much slower was not measured here; docs/benchmarks.md has figures of another machine"
     low, high = f"{known[0]:.3g}x", f"{known[-1]:.3g}x"
     return f"{low} its time" if low == high else f"{low} to {high} its time"

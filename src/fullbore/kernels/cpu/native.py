@@ -107,7 +107,12 @@ def load(isas: tuple[Isa, ...], threads: int, folder: Path = INSTALLED) -> Nativ
             passed.append(f"{isa.name}: {error}")
             continue
         for line in passed:
-            _log.warning("slower native kernels are used, %s instead of %s", isa.name, line)
+            _log.warning(
+                "slower native kernels are used, %s instead of %s; docs/benchmarks.md says how much slower "
+                "each instruction set was on another machine",
+                isa.name,
+                line,
+            )
         return Native(isa.name, lib, _new_pool(lib, threads), threads, tuple(passed))
     raise NativeUnavailable("no native kernels (" + "; ".join(passed) + ")")
 
