@@ -1,6 +1,7 @@
 """For every test, and before torch is imported."""
 
 import os
+import signal
 import tempfile
 
 from hypothesis import settings
@@ -10,6 +11,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # What was measured on this machine, and in whatever state, decides no test.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="fullbore-tests-")
+
+# A shell starts what runs in its background with Ctrl-C ignored, and programs under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("no test fails on time", deadline=None)
 settings.load_profile("no test fails on time")
