@@ -57,7 +57,7 @@ class Material(Protocol):
         ...
 
     def render(self, prompt: Sequence[Segment]) -> list[int] | str:
-        """The content of ``prompt``: token ids, or text of about as many. Equal segments give equal content."""
+        """Token ids, or text of about as many tokens. Equal segments give equal content."""
         ...
 
 
