@@ -2,7 +2,7 @@
 
 An object lies beside this file when the package was installed with a compiler at hand; else it is compiled at
 first use into ``$XDG_CACHE_HOME/fullbore/native`` (``~/.cache`` unless set). ``FULLBORE_CPU_ISA`` names an
-instruction set instead of the best one.
+instruction set instead of the best one; ``FULLBORE_PIN`` see ``placement.py``.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ import torch
 
 from fullbore.errors import UsageError, did_you_mean
 from fullbore.hardware.cpu import cpu_flags
+from fullbore.hardware.topology import allowed_cpus
 from fullbore.kernels.cpu.build import (
     ISAS,
     CompileError,
@@ -28,6 +29,7 @@ from fullbore.kernels.cpu.build import (
     for_this_machine,
     object_name,
 )
+from fullbore.kernels.cpu.placement import places
 
 VARIABLE = "FULLBORE_CPU_ISA"
 INSTALLED = Path(__file__).parent
@@ -182,4 +184,5 @@ def _refuse_truncated(path: Path) -> None:
 def _new_pool(lib: ctypes.CDLL, threads: int) -> ctypes.c_void_p:
     lib.fb_pool_new.restype = ctypes.c_void_p
     lib.fb_pool_new.argtypes = (ctypes.c_int, ctypes.c_void_p)
-    return ctypes.c_void_p(lib.fb_pool_new(threads, None))
+    cpus = places(os.environ, threads, allowed_cpus())
+    return ctypes.c_void_p(lib.fb_pool_new(threads, (ctypes.c_int * len(cpus))(*cpus) if cpus else None))
