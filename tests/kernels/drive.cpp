@@ -9,19 +9,12 @@
 
 #include "cache_row.h"
 #include "linear.h"
+#include "pack.h"
 #include "pool.h"
 #include "projections.h"
 #include "vec.h"
 
 using namespace fullbore;
-
-struct Stored {
-  const uint8_t* values;
-  const void* factors;
-  int64_t out, in;
-  uint8_t* to;
-  int64_t step;
-};
 
 extern "C" {
 Pool* fb_pool_new(int, const int*);

@@ -52,7 +52,7 @@ class PanelKernel(CpuKernel):
     def pack_all(self, format: str, matrices: Iterable[Placed]) -> None:
         """Write the panels of many matrices, all at once: small ones would leave threads waiting."""
         held: list[Tensor | None] = []  # until they are packed
-        rows: list[tuple[int, ...]] = []  # ``Stored`` of csrc/pack.cpp
+        rows: list[tuple[int, ...]] = []  # ``Stored`` of csrc/pack.h
         for weight, address, step in matrices:
             if weight.format != format:
                 raise FullboreError(

@@ -9,6 +9,7 @@
 #include "api.h"
 #include "fp8.h"
 #include "matrix.h"
+#include "pack.h"
 #include "pool.h"
 
 using namespace fullbore;
@@ -120,16 +121,6 @@ inline void end_stream() {
   _mm_sfence();
 #endif
 }
-
-// A matrix as stored, [out, in] in bfloat16, e4m3 or int8; its factors, [ceil(out / 128), ceil(in / 128)] float32 of
-// e4m3 and [out, ceil(in / group)] bfloat16 of whole numbers; and where its panels go, `step` bytes from one to the next.
-struct Stored {
-  const uint8_t* values;
-  const void* factors;
-  int64_t out, in;
-  uint8_t* to;
-  int64_t step;
-};
 
 // The factors of the block of a panel's `outputs` that begins at input k.
 template <class F>
