@@ -32,6 +32,8 @@ from fullbore.kernels.cpu.build import (
 from fullbore.kernels.cpu.placement import places
 
 VARIABLE = "FULLBORE_CPU_ISA"
+# Of one decode of bench-1b5 in fp8_block, by that with avx512bf16 in turns with it: docs/benchmarks.md.
+DECODE_TIMES = {"avx512bf16": 1.0, "avx512": 2.0, "avx2": 2.5}
 INSTALLED = Path(__file__).parent
 _log = logging.getLogger(__name__)
 
@@ -100,23 +102,32 @@ def chosen_isas(environ: Mapping[str, str], flags: frozenset[str]) -> tuple[Isa,
 
 def load(isas: tuple[Isa, ...], threads: int, folder: Path = INSTALLED) -> Native:
     """The first of ``isas`` that has, or can be given, an object. Raises NativeUnavailable where none has."""
-    passed: list[str] = []
+    passed: dict[str, str] = {}
     for isa in isas:
         try:
             lib = _library(isa, folder)
             _enable(lib)
         except (CompileError, OSError) as error:
-            passed.append(f"{isa.name}: {error}")
+            passed[isa.name] = str(error)
             continue
-        for line in passed:
+        for better, reason in passed.items():
             _log.warning(
-                "slower native kernels are used, %s instead of %s; docs/benchmarks.md says how much slower "
-                "each instruction set was on another machine",
-                isa.name,
-                line,
-            )
-        return Native(isa.name, lib, _new_pool(lib, threads), threads, tuple(passed))
-    raise NativeUnavailable("no native kernels (" + "; ".join(passed) + ")")
+                "slower native kernels are used, %s instead of %s (%s): %s",
+                isa.name, better, _how_much_slower(isa.name, better), reason,
+            )  # fmt: skip
+        return Native(isa.name, lib, _new_pool(lib, threads), threads, _lines(passed))
+    raise NativeUnavailable("no native kernels (" + "; ".join(_lines(passed)) + ")")
+
+
+def _lines(passed: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{name}: {reason}" for name, reason in passed.items())
+
+
+def _how_much_slower(used: str, better: str) -> str:
+    if used not in DECODE_TIMES or better not in DECODE_TIMES:
+        return "how much slower was not measured"
+    times = DECODE_TIMES[used] / DECODE_TIMES[better]
+    return f"a decode took {times:.1f} times as long on the machine that docs/benchmarks.md names"
 
 
 def _library(isa: Isa, folder: Path) -> ctypes.CDLL:
