@@ -1,11 +1,13 @@
 """``fullbore bench mock`` as a program: spoken to by the openai client, by our own, and by bad clients."""
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ import openai.types
 import pytest
 
 from fullbore import cli
+from fullbore.bench.mock import connection
 from fullbore.bench.mock.process import RunningMock, running_mock
+from fullbore.bench.mock.question import Limits
+from fullbore.bench.mock.service import Service
 from fullbore.bench.mock.timing import Fate, Timing
 from fullbore.errors import FullboreError
 
@@ -142,6 +147,32 @@ def outcome(mock: RunningMock) -> tuple[Fate, str]:
     except openai.APIError as error:
         return Fate.ERROR, error.message
     return (Fate.SERVED if reasons[-1] else Fate.STOP), ""
+
+
+def test_a_client_that_reads_nothing_is_left_after_some_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MOST_UNSENT", 100_000)
+    lost: list[int] = []
+
+    class Watched(connection.Connection):
+        def connection_lost(self, error: Exception | None) -> None:
+            super().connection_lost(error)
+            lost.append(service.info()["requests"]["cancelled"])
+
+    async def go() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Watched(service, set()), "127.0.0.1", 0)
+        client = socket.create_connection(server.sockets[0].getsockname())
+        body = b'{"prompt": "x", "max_tokens": 10000000, "stream": true}'
+        client.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        while not lost:
+            await asyncio.sleep(0)
+            service.work(1000)
+        client.close()
+        server.close()
+
+    service = Service(Timing(0.0, 0.0), Limits(max_model_len=10**8), time.perf_counter, lambda _: None)
+    asyncio.run(go())
+    assert lost == [1]
 
 
 def test_failures_reach_the_client_as_such() -> None:

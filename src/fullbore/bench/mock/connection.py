@@ -10,6 +10,7 @@ from fullbore.bench.mock.service import Service
 from fullbore.bench.mock.wire import error_response
 
 MOST_BODY = 64 * 2**20  # bytes
+MOST_UNSENT = 64 * 2**20  # bytes that wait for a client to read them
 ROUTES = {"/v1/completions": False, "/v1/chat/completions": True}  # whether it is chat
 
 
@@ -29,6 +30,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=MOST_UNSENT)
         self._open.add(self)
 
     def connection_lost(self, _: Exception | None) -> None:
@@ -45,6 +47,10 @@ class Connection(asyncio.Protocol):
             self._refuse(400, "another protocol was offered; expected plain HTTP/1.1")
         except httptools.HttpParserError as problem:
             self._refuse(400, f"that is no HTTP request: {problem}")
+
+    def pause_writing(self) -> None:
+        """Called at ``MOST_UNSENT``: a client that reads nothing gets no more; times do not wait for it."""
+        self.hang_up()
 
     def hang_up(self) -> None:
         """Drop the connection, with what is unsent."""
