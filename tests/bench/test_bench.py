@@ -18,7 +18,7 @@ from scripted_server import Script, scripted_server
 
 from fullbore import cli
 from fullbore.bench.client import Client, base_url
-from fullbore.bench.load import Load, closed_loop
+from fullbore.bench.load import Load, drive
 from fullbore.errors import UsageError
 from fullbore.scenario.metrics import figures
 from fullbore.scenario.scenario import load_scenario
@@ -30,7 +30,7 @@ def load(script: Script, count: int, concurrency: int, timeout_s: float = 60.0, 
     async def go() -> Load:
         async with Client(url, timeout_s=timeout_s) as client:
             target = await client.discover()
-            return await closed_loop(client, target, SMALL.sessions("t", count), concurrency, seconds=seconds)
+            return await drive(client, target, SMALL.sessions("t", count), concurrency, seconds=seconds)
 
     with scripted_server(script) as url:
         return asyncio.run(go())
@@ -110,6 +110,7 @@ def test_a_server_that_only_fails_is_left_alone() -> None:
     done = load(script, count=500, concurrency=2)
     assert len(script.seen) < 20
     assert "gave up after 8 failed requests" in done.ended_early
+    assert done.failed
 
 
 def test_no_request_is_sent_after_the_given_seconds() -> None:
@@ -283,8 +284,9 @@ def test_using_a_client_outside_its_context_is_a_fault_of_the_caller() -> None:
 def test_a_server_that_dies_between_discovery_and_load() -> None:
     async def go(url: str) -> Load:
         async with Client(url) as client:
-            target = replace(await client.discover(), url="http://127.0.0.1:1")
-            return await closed_loop(client, target, SMALL.sessions("t", 100), 1)
+            target = await client.discover()
+        async with Client("http://127.0.0.1:1") as client:
+            return await drive(client, target, SMALL.sessions("t", 100), 1)
 
     with scripted_server(Script()) as url:
         done = asyncio.run(go(url))

@@ -14,8 +14,9 @@ from fractions import Fraction
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from fullbore.bench import running
 from fullbore.bench.client import Client, Target
-from fullbore.bench.load import Live, Load, closed_loop
+from fullbore.bench.load import Live, Load, drive
 from fullbore.bench.report import Result, check_writable, write_json
 from fullbore.bench.table import console, report
 from fullbore.errors import FullboreError, UsageError
@@ -125,13 +126,13 @@ def run(args: argparse.Namespace) -> int:
             write_json(args.json, results)
 
     try:
-        finished = asyncio.run(measure(bench, keep, console(stderr=True)))
+        finished = running.run(measure(bench, keep, console(stderr=True)))
     finally:
         if results:
             console().print(report(results))
     if not finished:
         return INTERRUPTED
-    return 0 if all(result.figures.requests_ok for result in results) else 1
+    return 0 if all(result.figures.requests_ok and not result.load.failed for result in results) else 1
 
 
 async def measure(bench: Bench, keep: Callable[[Result], None], screen: Console) -> bool:
@@ -153,9 +154,7 @@ async def measure(bench: Bench, keep: Callable[[Result], None], screen: Console)
             live = Live()
             async with _progress(screen, scenario, concurrency, count, live, bench.seconds):
                 sessions = scenario.sessions(f"concurrency {concurrency}", count)
-                load = await closed_loop(
-                    client, target, sessions, concurrency, seconds=bench.seconds, live=live
-                )
+                load = await drive(client, target, sessions, concurrency, seconds=bench.seconds, live=live)
             if load.records:
                 arrival = ClosedLoop(concurrency)
                 keep(Result.of(replace(scenario, arrival=arrival), concurrency, target, load))
@@ -172,7 +171,7 @@ async def _warm_up(
     live = Live()
     async with _progress(screen, short, concurrency, concurrency, live, what="warm-up "):
         sessions = short.sessions(f"warm-up {concurrency}", concurrency)
-        load = await closed_loop(client, target, sessions, concurrency, live=live)
+        load = await drive(client, target, sessions, concurrency, live=live)
     if load.records and not load.interrupted and not any(record.ok for record in load.records):
         first = load.records[0]
         raise FullboreError(
