@@ -15,7 +15,7 @@ from fullbore.bench.conversation import Conversation
 from fullbore.bench.lag import lag_of
 from fullbore.bench.running import allow_connections
 from fullbore.scenario.metrics import CANCELLED, Record, Spread
-from fullbore.scenario.prompt import Request, Session
+from fullbore.scenario.prompt import Material, Request, Session
 
 HOPELESS = 8  # failures in a row, and two for each in flight, after which a server is left alone
 HOPELESS_OPEN_S = 10.0  # and in an open loop so long a time: one that is overloaded refuses many at once
@@ -75,6 +75,7 @@ async def drive(
     sessions: Iterable[Session] | Source,
     concurrency: int | None,
     *,
+    material: Material | None = None,
     ramp_s: float = 0.0,
     seconds: float = 0.0,
     live: Live | None = None,
@@ -84,16 +85,27 @@ async def drive(
     """Run ``sessions`` to their end, or send nothing more after ``seconds`` (0: no end).
 
     ``concurrency``: so many sessions at a time, begun over the first ``ramp_s``; None: each at its own
-    ``start_s``. What is in flight at the end still finishes. ``begin_s``: the load's begin on the clock of
-    ``time.perf_counter``, at which ``seconds``, ``ramp_s`` and ``start_s`` count from 0 (default: now).
-    ``keep``: takes each record as soon as it is there, and the result holds none. A cancelled task (Ctrl-C)
-    ends at once and returns what it has.
+    ``start_s``. ``material``: what prompts are made of (default: the target's). ``begin_s``: the load's begin
+    on the clock of ``time.perf_counter``, from which ``seconds``, ``ramp_s`` and ``start_s`` count (default:
+    now). ``keep``: takes each record as soon as it is there, and the result holds none.
+
+    What is in flight at the end still finishes. A cancelled task (Ctrl-C) ends at once and returns what it
+    has. Raises UsageError where so many connections may not be had.
     """
     allow_connections(concurrency or 0)
     records: list[Record] = []
     begin_s = time.perf_counter() if begin_s is None else begin_s
     source = sessions if callable(sessions) else _source(sessions)
-    run = _Run(client, target, live or Live(), keep or records.append, begin_s, seconds, concurrency)
+    run = _Run(
+        client,
+        target,
+        material or target.material,
+        live or Live(),
+        keep or records.append,
+        begin_s,
+        seconds,
+        concurrency,
+    )
     interrupted = False
     async with lag_of() as lag_s:
         await asyncio.sleep(begin_s - time.perf_counter())
@@ -143,6 +155,7 @@ class _Run:
         self,
         client: Client,
         target: Target,
+        material: Material,
         live: Live,
         keep: Keep,
         begin_s: float,
@@ -153,6 +166,7 @@ class _Run:
         self.hopeless = False
         self._client = client
         self._target = target
+        self._material = material
         self._live = live
         self._keep = keep
         self._begin_s = begin_s
@@ -182,7 +196,7 @@ class _Run:
 
     async def _converse(self, session: Session, due_s: float | None) -> None:
         """Each turn after the answer to the one before; a failed one ends it, as nothing can follow it."""
-        conversation = Conversation(self._target.material, session, self._client.settings.chat)
+        conversation = Conversation(self._material, session, self._client.settings.chat)
         answered_s: float | None = None
         for request in session.requests:
             if answered_s is not None:
