@@ -8,6 +8,7 @@ two) come in its body, and streams of one phase are sent one right after the oth
 
 import asyncio
 import json
+import random
 import resource
 import sys
 import time
@@ -61,7 +62,7 @@ class Stream(asyncio.Protocol):
         self._transport.write(HEAD % (b"text/event-stream", b"Transfer-Encoding: chunked"))
         loop = asyncio.get_running_loop()
         steps = int(loop.time() / self._gap_s) + 2
-        self._due_s = (steps + float(str(body["phase"]))) * self._gap_s
+        self._due_s = (steps + (0.0 if body["lockstep"] else random.random())) * self._gap_s
         self._timer = loop.call_at(self._due_s, self._send)
 
     def _send(self) -> None:

@@ -6,7 +6,6 @@ once, as from an engine's step; otherwise they are spread over the gap between t
 """
 
 import argparse
-import asyncio
 import json
 import os
 import resource
@@ -17,12 +16,15 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from fullbore.bench.client import Client, Target
+from fullbore.bench.client import Client
+from fullbore.bench.load import Load
 from fullbore.bench.running import allow_connections, run
+from fullbore.bench.workers import drive_across
 from fullbore.scenario.metrics import Record, Spread
-from fullbore.scenario.prompt import Request, Segment
+from fullbore.scenario.prompt import RandomWords, Request, Segment, Session
 
 SETTLING = 5  # first chunks of a stream that are left out: they come while others still connect
+PROMPT_TOKENS = 8
 
 
 def main(arguments: list[str]) -> int:
@@ -30,62 +32,66 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--streams", type=int, default=256)
     parser.add_argument("--rate", type=float, default=20.0, help="chunks a second of each (default 20)")
     parser.add_argument("--chunks", type=int, default=80, help="of each stream (default 80)")
+    parser.add_argument("--processes", type=int, default=1, help="of the client (default 1)")
     parser.add_argument("--cores", type=int, nargs=2, metavar=("SERVER", "CLIENT"), help="pin the two")
     args = parser.parse_args(arguments)
     allow_connections(args.streams)
-    for phases in ("spread", "lockstep"):
+    for lockstep in (False, True):
         with _server(args.cores[0] if args.cores else None) as url:
             if args.cores:
                 os.sched_setaffinity(0, {args.cores[1]})
-            before_bytes = _resident()
-            began_s, cpu_s = time.perf_counter(), time.process_time()
-            records = run(_stream(url, args.streams, args.rate, args.chunks, phases == "spread"))
-            wall_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
+            before_bytes, before_s, began_s = _resident(), _cpu_s(), time.perf_counter()
+            load = run(_drive(url, args, lockstep))
+            wall_s, cpu_s = time.perf_counter() - began_s, _cpu_s() - before_s
             grown = _resident() - before_bytes
             with urllib.request.urlopen(f"{url}/sent") as answer:
                 sent = json.load(answer)
-        bad = [record for record in records if not record.ok]
-        if bad:
-            print(f"{len(bad)} of {len(records)} streams failed: {bad[0].outcome}: {bad[0].error}")
+        bad = [record for record in load.records if not record.ok]
+        if bad or load.ended_early:
+            first = f"{bad[0].outcome}: {bad[0].error}" if bad else load.ended_early
+            print(f"{len(bad)} of {len(load.records)} streams failed: {first}")
             return 1
-        lag = Spread.of(_lags_ms(records, sent))
-        chunks = sum(len(record.chunks_s) for record in records)
-        if lag is None:
+        lag = Spread.of(_lags_ms(load.records, sent))
+        chunks = sum(len(record.chunks_s) for record in load.records)
+        if lag is None or load.lag_ms is None:
             print(f"no stream brought more than {SETTLING} chunks")
             return 1
+        how = f"{args.streams} streams, {'lockstep' if lockstep else 'spread'}, {args.processes} process(es)"
         print(
-            f"{args.streams} streams, {phases}: {chunks / wall_s:.0f} chunks/s; lag ms p50 {lag.p50:.2f}, "
-            f"p99 {lag.p99:.2f}, most {lag.most:.2f}; {cpu_s / wall_s:.1%} of a core, "
-            f"{cpu_s / chunks * 1e6:.1f} us and {grown / chunks:.0f} bytes a chunk"
+            f"{how}: {chunks / wall_s:.0f} chunks/s; lag ms p50 {lag.p50:.2f}, p99 {lag.p99:.2f}, "
+            f"most {lag.most:.2f} (by its timers {load.lag_ms.p50:.2f}, {load.lag_ms.p99:.2f}); "
+            f"{cpu_s / wall_s:.1%} of a core, {cpu_s / chunks * 1e6:.1f} us and "
+            f"{grown / chunks:.0f} bytes a chunk"
         )
     return 0
 
 
-async def _stream(url: str, streams: int, rate_s: float, chunks: int, spread: bool) -> Sequence[Record]:
-    async with Client(url) as first:
-        target = await first.discover()
-    async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(_one(target, number, rate_s, chunks, number / streams if spread else 0.0))
-            for number in range(streams)
-        ]
-    return [task.result() for task in tasks]
+async def _drive(url: str, args: argparse.Namespace, lockstep: bool) -> Load:
+    async with Client(url, extra_body={"rate_s": args.rate, "lockstep": lockstep}) as client:
+        target = await client.discover()
+        requests = [Request(number, _prompt(number), args.chunks) for number in range(args.streams)]
+        sessions = [Session(request.number, (request,)) for request in requests]
+        return await drive_across(args.processes, client, target, sessions, args.streams)
 
 
-async def _one(target: Target, number: int, rate_s: float, chunks: int, phase: float) -> Record:
-    body = {"rate_s": rate_s, "phase": phase, "prompt": str(number)}
-    client = Client(target.url, extra_body=body)
-    return await client.complete(target, Request(number, (Segment("", 1),), chunks))
+def _prompt(number: int) -> tuple[Segment, ...]:
+    return (Segment(str(number), PROMPT_TOKENS),)
 
 
 def _lags_ms(records: Sequence[Record], sent: Mapping[str, Sequence[float]]) -> Iterator[float]:
     for record in records:
-        both = zip(record.chunks_s, sent[str(record.number)], strict=True)
+        both = zip(record.chunks_s, sent[RandomWords().render(_prompt(record.number))], strict=True)
         yield from ((came_s - sent_s) * 1e3 for came_s, sent_s in list(both)[SETTLING:])
 
 
+def _cpu_s() -> float:
+    """Of this process and of those that it started and that ended."""
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
 def _resident() -> int:
-    """Bytes of memory that this process had at most."""
+    """Bytes of memory that this process (not its workers) had at most."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -5,6 +5,7 @@ clock is read before anything else is done. ``benchmarks/client.py`` compares.
 """
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -95,7 +96,14 @@ class Peer:
         except TimeoutError as error:
             raise NoConnectionError(f"no connection within {CONNECT_SECONDS:g} s") from error
         except OSError as error:
-            raise NoConnectionError(error.strerror or str(error)) from error
+            raise NoConnectionError(_reason(error)) from error
+
+
+def _reason(error: OSError) -> str:
+    """In the system's words, as event loops have their own; numbers of look-ups and of TLS are no errno."""
+    if isinstance(error, socket.gaierror | ssl.SSLError) or not error.errno:
+        return str(error)
+    return os.strerror(error.errno)
 
 
 class _Exchange(asyncio.Protocol):

@@ -108,8 +108,8 @@ async def drive(
     )
     interrupted = False
     async with lag_of() as lag_s:
-        await asyncio.sleep(begin_s - time.perf_counter())
         try:
+            await asyncio.sleep(begin_s - time.perf_counter())
             await (run.open(source) if concurrency is None else run.closed(source, concurrency, ramp_s))
         except asyncio.CancelledError:
             interrupted, run.ended_early = True, "interrupted"

@@ -1,7 +1,7 @@
 """One of several client processes: ``python -m fullbore.bench.worker FD``, started by ``bench.workers``.
 
-Its part of the load comes on the socket FD, and its records go back there. It ends when its part is done,
-when it is told to stop, and when its parent is gone; Ctrl-C is for the parent to judge.
+Its part of the load comes on the socket FD, and its records go back there. It ends when its part is done, on
+SIGTERM with what it has until then, and when its parent is gone; Ctrl-C is for the parent to judge.
 """
 
 import asyncio
@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> int:
 
 async def _work(parent: socket.socket) -> int:
     reader, writer = await asyncio.open_unix_connection(sock=parent)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     job = await receive(reader, to_worker)
     if not isinstance(job, Job):
         return 1
@@ -50,7 +52,7 @@ async def _work(parent: socket.socket) -> int:
     if not isinstance(begin, Begin):
         return 1
     try:
-        last = await _drive(job, begin.begin_s, reader, writer)
+        last: Done | Refused = await _drive(job, begin.begin_s, stop, reader, writer)
     except FullboreError as error:
         last = Refused(str(error))
     with suppress(ConnectionError):
@@ -62,8 +64,12 @@ async def _work(parent: socket.socket) -> int:
 
 
 async def _drive(
-    job: Job, begin_s: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> Done | Refused:
+    job: Job,
+    begin_s: float,
+    stop: asyncio.Event,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> Done:
     """The load of this process; every record is sent as soon as it is there, and none is kept."""
     waiting: asyncio.Queue[Session | None] = asyncio.Queue(AHEAD)
     live = Live(begin_s)
@@ -76,14 +82,18 @@ async def _drive(
         return session
 
     async def report() -> None:
-        while True:
+        """Until nobody is there to listen."""
+        while not writer.is_closing():
             writer.write(frame(Progress(live)))
             await asyncio.sleep(PROGRESS_S)
 
     async def obey() -> None:
-        """Until told to stop, or nobody is there to tell."""
+        """Until nobody is there to tell. Waits while enough is ahead."""
         while isinstance(message := await receive(reader, to_worker), Next | NoMore):
             await waiting.put(message.session if isinstance(message, Next) else None)
+
+    async def stopped() -> None:
+        await stop.wait()
 
     client = Client(
         settings.url, settings.api_key, settings.timeout_s, settings.endpoint, settings.extra_body
@@ -102,13 +112,12 @@ async def _drive(
             keep=lambda record: writer.write(frame(Ended.of(record))),
         )
     )
-    beside = [asyncio.create_task(report()), asyncio.create_task(obey())]
-    beside[1].add_done_callback(lambda _: load.cancel())
-    try:
-        done = await load
-    finally:
-        for task in beside:
-            task.cancel()
+    ends = [asyncio.create_task(end) for end in (report(), obey(), stopped())]
+    await asyncio.wait([load, *ends], return_when=asyncio.FIRST_COMPLETED)
+    load.cancel()  # which it answers with what there is; nothing happens to one that is done
+    for end in ends:
+        end.cancel()
+    done = await load
     return Done(live, done.lag_ms, done.ended_early, done.failed)
 
 

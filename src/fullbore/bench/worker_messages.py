@@ -44,10 +44,6 @@ class NoMore(msgspec.Struct, frozen=True, tag=True):
     """To a worker: that was its last session."""
 
 
-class Stop(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: end at once, and say what there is."""
-
-
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """From a worker, which waits for the beginning."""
 
@@ -87,7 +83,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-ToWorker = Job | Begin | Next | NoMore | Stop
+ToWorker = Job | Begin | Next | NoMore
 FromWorker = Ready | Progress | Ended | Done | Refused
 Message = TypeVar("Message")
 

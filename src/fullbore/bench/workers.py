@@ -29,7 +29,6 @@ from fullbore.bench.worker_messages import (
     Progress,
     Ready,
     Refused,
-    Stop,
     ToWorker,
     described,
     frame,
@@ -158,7 +157,7 @@ async def _gather(workers: Sequence[_Worker], sessions: Iterable[Session], live:
     with suppress(asyncio.CancelledError):
         await dealing
     for worker in workers:
-        worker.tell(Stop())
+        worker.process.terminate()  # not a message, which would wait behind the sessions; no matter if done
     _, hung = await asyncio.wait(listening, timeout=STOP_S)
     for each in hung:
         each.cancel()
