@@ -113,6 +113,31 @@ def test_a_server_that_only_fails_is_left_alone() -> None:
     assert done.failed
 
 
+def test_a_run_that_was_given_up_has_failed_though_it_began_well(capsys: pytest.CaptureFixture[str]) -> None:
+    script = Script(faults={number: "503" for number in range(9, 1000)})
+    with scripted_server(script) as url:
+        assert bench(url, "--requests", "500") == 1
+    assert "gave up after 8 failed requests in a row" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_chat_with_fields_of_ones_own(processes: str) -> None:
+    extra = (
+        "--endpoint",
+        "chat",
+        "--extra-body",
+        '{"top_p": 0.5, "temperature": 1}',
+        "--processes",
+        processes,
+    )
+    with scripted_server(script := Script()) as url:
+        assert bench(url, *extra) == 0
+    assert len(script.seen) == 3 + 6
+    for body in script.seen:
+        assert (body["top_p"], body["temperature"]) == (0.5, 1)
+        assert [message["role"] for message in body["messages"]] == ["user"]
+
+
 def test_no_request_is_sent_after_the_given_seconds() -> None:
     done = load(Script(ttft_s=0.05), count=1000, concurrency=2, seconds=0.3)
     assert 2 <= len(done.records) <= 20
@@ -208,6 +233,8 @@ def test_keys(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         ({}, ("--json", "/nowhere/x.json"), 2, "there is no folder /nowhere"),
         ({}, ("--scale", "2"), 2, "'2' is no scale"),
         ({}, ("--scenario", "dialogue"), 2, "did you mean dialog?"),
+        ({}, ("--extra-body", "[1]"), 2, "'[1]' is no JSON object"),
+        ({}, ("--endpoint", "chats"), 2, "invalid choice: 'chats'"),
         ({}, ("--url", "http://elsewhere"), 2, "two servers are named"),
     ],
 )  # fmt: skip

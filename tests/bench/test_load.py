@@ -12,7 +12,7 @@ from scripted_server import Script, scripted_server
 from fullbore.bench import load as load_module
 from fullbore.bench.client import Client
 from fullbore.bench.load import Live, Load, drive
-from fullbore.bench.running import run
+from fullbore.bench.running import Turns, run
 from fullbore.errors import UsageError
 from fullbore.scenario.metrics import CANCELLED, OK
 from fullbore.scenario.prompt import Request, Segment, Session
@@ -163,3 +163,29 @@ def test_more_connections_than_files_are_refused_before_anything_is_sent(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 128))
     with pytest.raises(UsageError, match=r"1000 connections at once need 1064 open files.*128"):
         go(Script(), [session(0)], 1000)
+
+
+def test_tasks_take_turns_with_the_event_loop() -> None:
+    """However many begin at once, what is ready meanwhile waits for one of them."""
+
+    async def work() -> list[str]:
+        turns, order = Turns(), list[str]()
+
+        async def begin(number: int) -> None:
+            await turns.take()
+            order.append(f"begun {number}")
+
+        async def other() -> None:
+            while len(order) < 20:
+                order.append("other")
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(6):
+                group.create_task(begin(number))
+            group.create_task(other())
+        return order
+
+    order = run(work())
+    assert [each for each in order if each != "other"] == [f"begun {number}" for number in range(6)]
+    assert not any(a != "other" and b != "other" for a, b in pairwise(order))

@@ -15,6 +15,7 @@ import msgspec
 from fullbore.bench.answer import Answer
 from fullbore.bench.conversation import Conversation
 from fullbore.bench.exchange import NoConnectionError, Peer, Silence
+from fullbore.bench.running import Turns
 from fullbore.errors import FullboreError, UsageError, did_you_mean
 from fullbore.scenario.metrics import OK, Record
 from fullbore.scenario.prompt import Material, RandomTokens, RandomWords, Request
@@ -122,6 +123,7 @@ class Client:
         self.url = self.settings.url
         self._peer = Peer(self.url)
         self._path = f"/v1/{ENDPOINTS[endpoint]}"
+        self._turns = Turns()
         self._headers = {"Content-Type": "application/json", **_headers(api_key)}
         self._session: aiohttp.ClientSession | None = None
 
@@ -226,6 +228,7 @@ class Client:
         ``conversation``: what it is the next turn of, and what its answer is added to. ``due_s``: when to
         send it, on the clock of ``time.perf_counter``; everything is prepared before.
         """
+        await self._turns.take()
         conversation = conversation or Conversation.of_one(target.material, request, self.settings.chat)
         payload = msgspec.json.encode(
             {
@@ -242,6 +245,7 @@ class Client:
         answer = Answer(on_chunk, keep_text=conversation.goes_on)
         if due_s is not None:
             await asyncio.sleep(due_s - time.perf_counter())
+        await self._turns.take()
         outcome, error, ended_s = OK, "", 0.0
         sent_s = time.perf_counter()
         on_sent()

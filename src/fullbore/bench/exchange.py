@@ -50,6 +50,7 @@ class Peer:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._addresses: list[str] = []
+        self._look_up = asyncio.Lock()
 
     async def post(
         self, path: str, headers: dict[str, str], body: bytes, take: Take, silence_s: float
@@ -75,9 +76,10 @@ class Peer:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                if not self._addresses:
-                    found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-                    self._addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
+                async with self._look_up:
+                    if not self._addresses:
+                        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                        self._addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
                 for place, address in enumerate(self._addresses):
                     try:
                         await loop.create_connection(
