@@ -9,7 +9,7 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -177,6 +177,16 @@ def test_one_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with scripted_server(Script()) as url, pytest.raises(FullboreError, match="client process 1 ended with"):
         go(url, SMALL.sessions("t", 4), 4)
+
+
+def test_sessions_that_cannot_be_drawn_are_an_error_and_no_wait() -> None:
+    def sessions() -> Iterator[Session]:
+        yield from SMALL.sessions("t", 5)
+        raise FullboreError("line 6 of the trace is no JSON")
+
+    with scripted_server(Script()) as url, pytest.raises(FullboreError, match="line 6"):
+        go(url, sessions(), 2)
+    assert not workers_of(os.getpid())
 
 
 def test_prompts_that_a_worker_could_not_make_are_refused() -> None:

@@ -145,6 +145,14 @@ async def _gather(workers: Sequence[_Worker], sessions: Iterable[Session], live:
 
     dealing = asyncio.create_task(_deal(workers, sessions))
     listening = [asyncio.create_task(worker.listen(sum_up)) for worker in workers]
+
+    def end_with(task: "asyncio.Task[None]") -> None:
+        """Workers would wait for ever for what cannot be dealt; ``await dealing`` then says why."""
+        if not task.cancelled() and task.exception() is not None:
+            for each in listening:
+                each.cancel()
+
+    dealing.add_done_callback(end_with)
     ended_early, interrupted = "", False
     try:
         await asyncio.wait(listening, return_when=asyncio.FIRST_EXCEPTION)
