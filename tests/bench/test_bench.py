@@ -266,7 +266,7 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "fullbore serve demo" in error
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:99999", "http://x:y", ""])
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:99999", "http://x:y", "http://me:pw@x", ""])
 def test_urls_that_are_none(url: str) -> None:
     with pytest.raises(UsageError):
         base_url(url)

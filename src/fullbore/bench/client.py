@@ -78,6 +78,11 @@ def base_url(url: str) -> str:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
+    if usable and "@" in parts.netloc:
+        raise UsageError(
+            f"the URL of {parts.hostname} holds a name or password, which would stand in every report; "
+            "give the server's address alone, and a key with --api-key"
+        )
     if not usable:
         raise UsageError(f"{url!r} is not the URL of a server (expected for instance http://127.0.0.1:8000)")
     return text
