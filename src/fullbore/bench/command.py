@@ -114,7 +114,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=0,
         metavar="N",
-        help="of this client (default: one for every 512 in flight)",
+        help="of this client (default: one for every 512 in flight, up to one a core)",
     )
     add("--json", default="", metavar="FILE", help="write the report there")
 
