@@ -4,14 +4,14 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import StringIO
+from itertools import islice
 from typing import Any
 
 from fullbore.errors import UsageError
-from fullbore.scenario.fields import Table, read_text
+from fullbore.scenario.fields import Table
 from fullbore.scenario.lengths import MOST_TOKENS
 
 MOST_BLOCK = 1_000_000  # tokens that one hash may stand for
@@ -67,16 +67,13 @@ FORMATS = {
 
 
 def read_rows(path: str, kind: str, block_tokens: int, limit: int | None = None) -> tuple[list[Row], str]:
-    """(the first ``limit`` rows in order of time, a digest of the whole file).
+    """(the first ``limit`` rows in order of time, a digest of the lines that were read).
 
     UsageError that names file, line, field and value of the first line that cannot be used.
     """
-    text = read_text(path, "the trace")
-    form = FORMATS[kind]
+    form, digest = FORMATS[kind], hashlib.blake2b(digest_size=8)
     rows: list[Row] = []
-    for line, values in _values(text, path, form):
-        if limit is not None and len(rows) == limit:
-            break
+    for line, values in islice(_values(_lines(path, digest.update), path, form), limit):
         rows.append(_row(Table(f"{path}:{line}", values), form, block_tokens))
         if (rows[0].time_s is None) != (rows[-1].time_s is None):
             raise UsageError(f"{path}:{line}: {form.time} must be in every line or in none")
@@ -90,17 +87,30 @@ def read_rows(path: str, kind: str, block_tokens: int, limit: int | None = None)
             for row in rows
             if row.time_s is not None
         ]
-    return rows, hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return rows, digest.hexdigest()
 
 
-def _values(text: str, path: str, form: Format) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _lines(path: str, seen: Callable[[bytes], object]) -> Iterator[str]:
+    """One at a time: a trace may be larger than memory, and ``limit`` read only its beginning."""
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                seen(line)
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except OSError as error:
+        raise UsageError(f"the trace {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}:{number}: not UTF-8 text; is it compressed? expected plain text") from error
+
+
+def _values(lines: Iterator[str], path: str, form: Format) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(line number, its values by name) of every line that is not blank."""
     if not path.endswith(".csv"):
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, _json_object(line, f"{path}:{number}")
         return
-    reader = csv.reader(StringIO(text))
+    reader = csv.reader(lines)
     names: tuple[str, ...] = ()
     for cells in reader:
         stripped = [cell.strip() for cell in cells]
