@@ -118,7 +118,8 @@ class Scenario:
     def material(self) -> Material | None:
         """What prompts are made of, where the scenario says it. UsageError for a text that cannot be used."""
         longest = max(self.input.most, self.prompts.shared_tokens, self.conversation.turn_tokens.most)
-        return TextFile.open(self.prompts.text, longest) if self.prompts.text else None
+        what = f"scenario {self.name}: prompt.text"
+        return TextFile.open(self.prompts.text, longest, what) if self.prompts.text else None
 
     def scaled(self, scale: Fraction) -> "Scenario":
         """The same with lengths times ``scale``, but at least 1 token in and 2 out (TPOT needs 2)."""

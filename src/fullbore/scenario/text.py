@@ -26,13 +26,13 @@ class TextFile:
     text: str = field(repr=False)
 
     @classmethod
-    def open(cls, file: str, most_tokens: int) -> "TextFile":
+    def open(cls, file: str, most_tokens: int, what: str = "the text") -> "TextFile":
         """UsageError for a file that is not text or too short for a segment of ``most_tokens``."""
-        text = " ".join(read_text(file, "the text").split())
+        text = " ".join(read_text(file, what).split())
         have = len(text) // CHARACTERS_PER_TOKEN
         if have < most_tokens:
             raise UsageError(
-                f"the text {file} is about {have} tokens long, and a prompt may need {most_tokens}; "
+                f"{what} {file} is about {have} tokens long, and a prompt may need {most_tokens}; "
                 "use a longer text or shorter prompts"
             )
         return cls(file, text)
