@@ -205,8 +205,10 @@ class Bounded:
         return min(max(round(from_normal(normal.inv_cdf(share))), self.low), self.high)
 
     def scaled(self, scale: Fraction, least: int) -> "Bounded":
-        bounds = (max(least, round(self.low * scale)), max(least, round(self.high * scale)))
-        return type(self)(float(self.curve_mean * scale), float(self.curve_stdev * scale), *bounds)
+        low, high = max(least, round(self.low * scale)), max(least, round(self.high * scale))
+        # Rounding and ``least`` may push a bound past the mean, which a scenario file has between them.
+        curve_mean = min(max(float(self.curve_mean * scale), float(low)), float(high))
+        return type(self)(curve_mean, float(self.curve_stdev * scale), low, high)
 
     def describe(self, unit: int = 1) -> str:
         bounds = f"{_per(self.low, unit):.10g}-{_per(self.high, unit):.10g}"
