@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     bench = Bench(
         url=url,
         scenario=scenario,
-        concurrencies=args.concurrency or (scenario.arrival.concurrency,),
+        concurrencies=args.concurrency or _own_concurrency(scenario),
         requests=args.requests,
         seconds=args.seconds,
         model=args.model,
@@ -195,7 +195,7 @@ async def _warm_up(
     processes: int, client: Client, target: Target, scenario: Scenario, concurrency: int, screen: Console
 ) -> Load:
     """One short request a slot, with other prompts than the measured ones, which no prefix cache may know."""
-    short = replace(scenario, output=Fixed(min(scenario.output_tokens, WARM_UP_TOKENS)))
+    short = scenario.warm_up(concurrency, WARM_UP_TOKENS)
     live = Live()
     async with _progress(screen, short, concurrency, concurrency, live, what="warm-up "):
         sessions = short.sessions(f"warm-up {concurrency}", concurrency)
@@ -274,8 +274,14 @@ def _scenario(args: argparse.Namespace) -> Scenario:
     return replace(scenario, seed=secrets.randbits(32) if args.seed is None else args.seed)
 
 
+def _own_concurrency(scenario: Scenario) -> tuple[int, ...]:
+    if scenario.concurrency is None:
+        raise UsageError(f"{scenario.name} is no closed loop; say how many are in flight with --concurrency")
+    return (scenario.concurrency,)
+
+
 def _check_fits(scenario: Scenario, target: Target) -> None:
-    need = scenario.input.most + scenario.output.most
+    need = scenario.most_tokens
     if target.max_model_len and need > target.max_model_len:
         fitting = Fraction(target.max_model_len, need) * scenario.scale
         raise UsageError(
