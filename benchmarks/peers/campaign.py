@@ -19,6 +19,7 @@ from benchmarks.peers.steps import Workshop, tail
 from fullbore.bench.command import Bench, measure
 from fullbore.bench.report import Result
 from fullbore.errors import FullboreError
+from fullbore.scenario.lengths import Fixed
 from fullbore.scenario.scenario import Scenario, load_scenario
 
 
@@ -150,7 +151,7 @@ def _scenario(point: Point, seed: int) -> Scenario:
     """The point's load. Its seed is its own: two points must not share the beginnings of prompts."""
     scenario = load_scenario(point.scenario)
     own = zlib.crc32(f"{seed} {point.describe()}".encode())
-    return replace(scenario, input_tokens=point.input_tokens, output_tokens=point.output_tokens, seed=own)
+    return replace(scenario, input=Fixed(point.input_tokens), output=Fixed(point.output_tokens), seed=own)
 
 
 def _check(result: Result, point: Point) -> None:

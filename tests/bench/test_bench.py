@@ -30,7 +30,7 @@ def load(script: Script, count: int, concurrency: int, timeout_s: float = 60.0, 
     async def go() -> Load:
         async with Client(url, timeout_s=timeout_s) as client:
             target = await client.discover()
-            return await closed_loop(client, target, SMALL.requests("t", count), concurrency, seconds=seconds)
+            return await closed_loop(client, target, SMALL.sessions("t", count), concurrency, seconds=seconds)
 
     with scripted_server(script) as url:
         return asyncio.run(go())
@@ -148,7 +148,7 @@ def test_the_report_on_the_screen_and_in_the_file(tmp_path: Path, capsys: pytest
     result = kept["results"][1]
     assert result["scenario"]["seed"] == 5
     assert result["scenario"]["scale"] == "1/64"
-    assert result["scenario"]["arrival"] == {"concurrency": 3}
+    assert result["scenario"]["arrival"]["concurrency"] == 3
     assert result["figures"]["output_tokens"] == 6 * 14
     assert result["server"]["model"] == "scripted"
     assert len(result["requests"]) == 6
@@ -284,7 +284,7 @@ def test_a_server_that_dies_between_discovery_and_load() -> None:
     async def go(url: str) -> Load:
         async with Client(url) as client:
             target = replace(await client.discover(), url="http://127.0.0.1:1")
-            return await closed_loop(client, target, SMALL.requests("t", 100), 1)
+            return await closed_loop(client, target, SMALL.sessions("t", 100), 1)
 
     with scripted_server(Script()) as url:
         done = asyncio.run(go(url))

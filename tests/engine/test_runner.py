@@ -1,13 +1,13 @@
 """The runner over a real, tiny network: a request's tokens are the same alone and in any company."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tiny_checkpoint import EOS, VOCAB, write_checkpoint
 
 from fullbore.engine.messages import Sampling, Submit

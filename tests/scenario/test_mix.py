@@ -4,12 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fullbore.scenario.arrival import ClosedLoop
+from fullbore.scenario.lengths import Fixed
 from fullbore.scenario.mix import MOST_KINDS, step_mix
-from fullbore.scenario.scenario import ClosedLoop, Limits, Scenario, load_scenario
+from fullbore.scenario.scenario import Limits, Scenario, load_scenario
 
 
 def scenario(inputs: int, outputs: int) -> Scenario:
-    return Scenario("s", inputs, outputs, ClosedLoop(1), Limits(1.0, 1.0))
+    return Scenario("s", Fixed(inputs), Fixed(outputs), ClosedLoop(1), Limits(1.0, 1.0))
 
 
 @settings(max_examples=60)

@@ -9,11 +9,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fullbore.errors import UsageError
-from fullbore.scenario.scenario import ClosedLoop, Limits, Scenario, load_scenario, scenario_names
+from fullbore.scenario.arrival import ClosedLoop
+from fullbore.scenario.lengths import Fixed
+from fullbore.scenario.prompt import RandomTokens, RandomWords, Segment
+from fullbore.scenario.scenario import Limits, Scenario, load_scenario, scenario_names
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no test fails on time
 
 DIALOG = load_scenario("dialog")
+
+
+def prompts_of(scenario: Scenario, stream: str, count: int) -> list[tuple[Segment, ...]]:
+    return [request.prompt for session in scenario.sessions(stream, count) for request in session.requests]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +56,7 @@ def test_scaling_keeps_lengths_usable_and_says_so(scale: Fraction) -> None:
 def test_a_stream_is_the_same_for_the_same_seed_and_shares_no_prefix() -> None:
     def stream(seed: int, name: str) -> list[list[int]]:
         scenario = replace(DIALOG, seed=seed)
-        return [request.tokens(32_000) for request in scenario.requests(name, 20)]
+        return [RandomTokens(32_000).render(prompt) for prompt in prompts_of(scenario, name, 20)]
 
     assert stream(1, "a") == stream(1, "a")
     prompts = stream(1, "a") + stream(1, "b") + stream(2, "a")
@@ -60,15 +67,15 @@ def test_a_stream_is_the_same_for_the_same_seed_and_shares_no_prefix() -> None:
 @unhurried
 @given(st.integers(1, 200_000), st.integers(0, 2**64))
 def test_tokens_are_inside_the_vocabulary_and_away_from_its_ends(vocab_size: int, seed: int) -> None:
-    request = next(replace(DIALOG, seed=seed).requests("x", 1))
-    tokens = request.tokens(vocab_size)
+    (prompt,) = prompts_of(replace(DIALOG, seed=seed), "x", 1)
+    tokens = RandomTokens(vocab_size).render(prompt)
     assert all(vocab_size // 8 <= token < vocab_size for token in tokens)
     if vocab_size >= 8:
         assert max(tokens) < vocab_size - vocab_size // 8
 
 
 def test_words_for_an_unknown_vocabulary() -> None:
-    first, second = (request.text() for request in DIALOG.requests("x", 2))
+    first, second = (RandomWords().render(prompt) for prompt in prompts_of(DIALOG, "x", 2))
     assert first != second
     assert len(first.split()) == 128
 
@@ -89,7 +96,9 @@ percentile = "p99"
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(GOOD)
-    assert load_scenario(str(path)) == Scenario("mine", 3, 5, ClosedLoop(2), Limits(1.5, 2, "p99"))
+    assert load_scenario(str(path)) == Scenario(
+        "mine", Fixed(3), Fixed(5), ClosedLoop(2), Limits(1.5, 2, "p99")
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import msgspec
 
 from fullbore.errors import FullboreError, UsageError, did_you_mean
 from fullbore.scenario.metrics import OK, Record
-from fullbore.scenario.scenario import Request
+from fullbore.scenario.prompt import Material, RandomTokens, RandomWords, Request
 
 DISCOVERY_SECONDS = 10.0
 LONGEST_LINE = (
@@ -33,6 +33,11 @@ class Target:
     max_model_len: int  # 0: not said
     server: str  # its Server header, "" when it sends none
     weights: str = ""  # their format, where the server says it (ours does)
+
+    @property
+    def material(self) -> Material:
+        """What prompts are made of."""
+        return RandomTokens(self.vocab_size) if self.vocab_size else RandomWords()
 
 
 class Usage(msgspec.Struct):
@@ -195,7 +200,7 @@ class Client:
         """Send one request and time its stream; whatever the server does is an outcome, never raised."""
         body = {
             "model": target.model,
-            "prompt": request.tokens(target.vocab_size) if target.vocab_size else request.text(),
+            "prompt": target.material.render(request.prompt),
             "max_tokens": request.output_tokens,
             "temperature": 0,
             "ignore_eos": True,

@@ -19,7 +19,9 @@ from fullbore.bench.load import Live, Load, closed_loop
 from fullbore.bench.report import Result, check_writable, write_json
 from fullbore.bench.table import console, report
 from fullbore.errors import FullboreError, UsageError
-from fullbore.scenario.scenario import MOST_CONCURRENCY, ClosedLoop, Scenario, load_scenario
+from fullbore.scenario.arrival import MOST_CONCURRENCY, ClosedLoop
+from fullbore.scenario.lengths import Fixed
+from fullbore.scenario.scenario import Scenario, load_scenario
 
 FEWEST_REQUESTS = 8
 REQUESTS_PER_SLOT = 4
@@ -150,9 +152,9 @@ async def measure(bench: Bench, keep: Callable[[Result], None], screen: Console)
                 return False
             live = Live()
             async with _progress(screen, scenario, concurrency, count, live, bench.seconds):
-                requests = scenario.requests(f"concurrency {concurrency}", count)
+                sessions = scenario.sessions(f"concurrency {concurrency}", count)
                 load = await closed_loop(
-                    client, target, requests, concurrency, seconds=bench.seconds, live=live
+                    client, target, sessions, concurrency, seconds=bench.seconds, live=live
                 )
             if load.records:
                 arrival = ClosedLoop(concurrency)
@@ -166,11 +168,11 @@ async def _warm_up(
     client: Client, target: Target, scenario: Scenario, concurrency: int, screen: Console
 ) -> Load:
     """One short request a slot, with other prompts than the measured ones, which no prefix cache may know."""
-    short = replace(scenario, output_tokens=min(scenario.output_tokens, WARM_UP_TOKENS))
+    short = replace(scenario, output=Fixed(min(scenario.output_tokens, WARM_UP_TOKENS)))
     live = Live()
     async with _progress(screen, short, concurrency, concurrency, live, what="warm-up "):
-        requests = short.requests(f"warm-up {concurrency}", concurrency)
-        load = await closed_loop(client, target, requests, concurrency, live=live)
+        sessions = short.sessions(f"warm-up {concurrency}", concurrency)
+        load = await closed_loop(client, target, sessions, concurrency, live=live)
     if load.records and not load.interrupted and not any(record.ok for record in load.records):
         first = load.records[0]
         raise FullboreError(
@@ -239,14 +241,14 @@ def _scenario(args: argparse.Namespace) -> Scenario:
         scenario = replace(
             scenario,
             name=f"{scenario.name}*",  # no longer the published one
-            input_tokens=args.input or scenario.input_tokens,
-            output_tokens=args.output or scenario.output_tokens,
+            input=Fixed(args.input) if args.input else scenario.input,
+            output=Fixed(args.output) if args.output else scenario.output,
         )
     return replace(scenario, seed=secrets.randbits(32) if args.seed is None else args.seed)
 
 
 def _check_fits(scenario: Scenario, target: Target) -> None:
-    need = scenario.input_tokens + scenario.output_tokens
+    need = scenario.input.most + scenario.output.most
     if target.max_model_len and need > target.max_model_len:
         fitting = Fraction(target.max_model_len, need) * scenario.scale
         raise UsageError(

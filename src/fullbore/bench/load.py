@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from fullbore.bench.client import Client, Target
 from fullbore.scenario.metrics import CANCELLED, Record, Spread
-from fullbore.scenario.scenario import Request
+from fullbore.scenario.prompt import Request, Session
 
 LAG_SAMPLE_S = 0.01
 HOPELESS = 8  # failures in a row, and two a slot, after which a server is left alone
@@ -43,18 +43,18 @@ class Load:
 async def closed_loop(
     client: Client,
     target: Target,
-    requests: Iterable[Request],
+    sessions: Iterable[Session],
     concurrency: int,
     *,
     seconds: float = 0.0,
     live: Live | None = None,
 ) -> Load:
-    """Keep ``concurrency`` requests in flight until ``requests`` are used up or ``seconds`` (0: no end) pass.
+    """Keep ``concurrency`` sessions in flight until ``sessions`` are used up or ``seconds`` (0: no end) pass.
 
     What is in flight then still finishes. A cancelled task (Ctrl-C) ends at once and returns what it has.
     """
     live = live or Live()
-    waiting = iter(requests)
+    waiting = iter(sessions)
     records: list[Record] = []
     failures_in_a_row = 0
     ended_early = ""
@@ -65,13 +65,14 @@ async def closed_loop(
             if seconds and time.perf_counter() - live.started_s > seconds:
                 ended_early = f"no request was sent after {seconds:g} s"
                 return
-            request = next(waiting, None)
-            if request is None:
+            session = next(waiting, None)
+            if session is None:
                 return
-            record = await _one(client, target, request, live, records)
-            failures_in_a_row = 0 if record.ok else failures_in_a_row + 1
-            if failures_in_a_row == max(HOPELESS, 2 * concurrency):
-                ended_early = f"gave up after {failures_in_a_row} failed requests in a row"
+            for request in session.requests:
+                record = await _one(client, target, request, live, records)
+                failures_in_a_row = 0 if record.ok else failures_in_a_row + 1
+                if failures_in_a_row == max(HOPELESS, 2 * concurrency):
+                    ended_early = f"gave up after {failures_in_a_row} failed requests in a row"
 
     async with _lag() as lag_s:
         slots = [asyncio.create_task(slot()) for _ in range(concurrency)]

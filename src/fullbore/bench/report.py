@@ -83,7 +83,7 @@ def _result(result: Result) -> dict[str, Any]:
         "scenario": {**asdict(result.scenario), "scale": str(result.scenario.scale)},
         "concurrency": result.concurrency,
         "server": asdict(result.target),
-        "prompts": "random token ids" if result.target.vocab_size else "random words",
+        "prompts": result.target.material.name,
         "ended_early": result.load.ended_early,
         "figures": asdict(result.figures),
         "client_lag_ms": asdict(result.load.lag_ms) if result.load.lag_ms else None,

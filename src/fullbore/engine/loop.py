@@ -12,10 +12,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Protocol
 
-import msgspec
+from msgspec.structs import replace
 
 from fullbore.engine.messages import Abort, Command, Emitted, FlushCache, Outputs, Report, Shutdown, Submit
 from fullbore.engine.scheduler import Scheduler
@@ -193,7 +192,7 @@ def _seeded(submit: Submit) -> Submit:
     if sampling.seed is not None or sampling.temperature == 0:
         return submit
     seed = int.from_bytes(os.urandom(8))
-    return msgspec.structs.replace(submit, sampling=msgspec.structs.replace(sampling, seed=seed))
+    return replace(submit, sampling=replace(sampling, seed=seed))
 
 
 def unusable(submit: Submit, vocab_size: int) -> str:

@@ -350,7 +350,7 @@ class Scheduler:
             finish = "stop"
         elif len(request.tokens) == request.most:
             finish = "length"
-        top = [TokenLogprob(token, logprob) for token, logprob in result.top]
+        top = [TokenLogprob(token, logprob) for token, logprob in result.top] if result.top else []
         cached = 0 if request.announced else request.hit
         request.announced = True
         if finish:

@@ -3,15 +3,16 @@
 A step is a value. It holds counts, positions and page numbers, never tokens: the runner knows each
 request's tokens (the prompt came with ``Started``; what it sampled it kept), so a step can be planned
 before the tokens of the one before it are known.
+
+They are structs, not dataclasses: one is made for each token, and a struct is made six times as fast.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from fullbore.engine.messages import Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True):
     """A request that the runner has not seen before: what it needs to keep until ``Step.ended`` names it."""
 
     request: int
@@ -19,8 +20,7 @@ class Started:
     sampling: Sampling
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """Tokens ``first .. first + count - 1`` of one request, computed in this step.
 
     ``pages`` is the request's page table; it covers at least ``first + count`` positions.
@@ -35,8 +35,7 @@ class Row:
     samples: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One forward pass over a mixed batch; rows of one token (decodes) come first.
 
     Order of effects in a runner: ``started``, then the rows, then what ``ended`` names is forgotten.
@@ -53,8 +52,7 @@ class Step:
         return sum(row.count for row in self.rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(msgspec.Struct, frozen=True):
     """What one row that samples gave.
 
     ``error`` is "" or what went wrong with this request alone (logits that are not finite); ``token`` is

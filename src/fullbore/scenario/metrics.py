@@ -43,6 +43,9 @@ class Record:
     output_tokens: int = 0
     outcome: str = OK  # ok, cancelled, or the kind of failure in a few words
     error: str = ""
+    due_s: float | None = None  # when it should have been sent, where a schedule said so (open loop)
+    session: int = 0  # its conversation, and which turn of that it was
+    turn: int = 0
 
     @property
     def ok(self) -> bool:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from fullbore.errors import UsageError, did_you_mean
+from fullbore.scenario.arrival import MOST_CONCURRENCY, Arrival, ClosedLoop
+from fullbore.scenario.lengths import MOST_TOKENS, Fixed, Lengths
+from fullbore.scenario.prompt import Request, Segment, Session
 
 FILES = Path(__file__).parent / "files"
 PERCENTILES = ("mean", "p50", "p90", "p99")
-MOST_TOKENS = 10_000_000  # in one request; above it a length is a slip of the keyboard
-MOST_CONCURRENCY = 100_000
 
 
 @dataclass(frozen=True)
@@ -30,49 +31,18 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class ClosedLoop:
-    """``concurrency`` requests are always in flight: each that ends is replaced at once."""
-
-    concurrency: int
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request of a stream. ``seed`` alone decides its prompt, so no two requests share a prefix."""
-
-    number: int
-    input_tokens: int
-    output_tokens: int
-    seed: str
-
-    def tokens(self, vocab_size: int) -> list[int]:
-        """Random token ids, ``[input_tokens]``.
-
-        The outer eighths of the vocabulary are left out: tokenizers keep their special tokens there.
-        """
-        low, high = vocab_size // 8, vocab_size - vocab_size // 8
-        return random.Random(self.seed).choices(range(low, max(high, low + 1)), k=self.input_tokens)
-
-    def text(self) -> str:
-        """Random words, about a token each: for a server whose vocabulary is not known."""
-        return " ".join(random.Random(self.seed).choices(WORDS.split(), k=self.input_tokens))
-
-
-@dataclass(frozen=True)
 class Scenario:
     """A load and the limits it must keep. Its lengths were multiplied with ``scale`` (1: as published)."""
 
     name: str
-    input_tokens: int
-    output_tokens: int
-    arrival: ClosedLoop
+    input: Lengths
+    output: Lengths
+    arrival: Arrival
     limits: Limits
     seed: int = 0
     scale: Fraction = Fraction(1)
 
     def __post_init__(self) -> None:
-        for field, most in (("input_tokens", MOST_TOKENS), ("output_tokens", MOST_TOKENS)):
-            _check_int(f"scenario {self.name}: {field}", getattr(self, field), most)
         _check_int(f"scenario {self.name}: arrival.concurrency", self.arrival.concurrency, MOST_CONCURRENCY)
         for field in ("ttft_ms", "tpot_ms"):
             value = getattr(self.limits, field)
@@ -86,24 +56,40 @@ class Scenario:
                 f"expected one of {', '.join(PERCENTILES)}"
             )
 
+    @property
+    def input_tokens(self) -> int:
+        """The mean length of a prompt, in whole tokens."""
+        return round(self.input.mean)
+
+    @property
+    def output_tokens(self) -> int:
+        """The mean length of an answer, in whole tokens."""
+        return round(self.output.mean)
+
     def scaled(self, scale: Fraction) -> "Scenario":
         """The same with lengths times ``scale``, but at least 1 token in and 2 out (TPOT needs 2)."""
         return replace(
             self,
-            input_tokens=max(1, round(self.input_tokens * scale)),
-            output_tokens=max(2, round(self.output_tokens * scale)),
+            input=self.input.scaled(scale, 1),
+            output=self.output.scaled(scale, 2),
             scale=self.scale * scale,
         )
 
-    def requests(self, stream: str, count: int) -> Iterator[Request]:
-        """``count`` requests, the same ones for the same seed and ``stream`` (one stream for each use)."""
+    def sessions(self, stream: str, count: int) -> Iterator[Session]:
+        """``count`` conversations, the same ones for the same seed and ``stream`` (one stream for each use).
+
+        Prompts of different streams share no prefix, so nothing of a warm-up is in a prefix cache.
+        """
         for number in range(count):
-            yield Request(number, self.input_tokens, self.output_tokens, f"{self.seed}/{stream}/{number}")
+            seed = f"{self.seed}/{stream}/{number}"
+            chance = random.Random(f"lengths {seed}")
+            prompt = Segment(seed, self.input.draw(chance))
+            yield Session(number, (Request(number, (prompt,), self.output.draw(chance)),))
 
     def describe(self) -> str:
         """``dialog at scale 1/8: 16 tokens in, 128 out``."""
         scale = "" if self.scale == 1 else f" at scale {self.scale}"
-        return f"{self.name}{scale}: {self.input_tokens} tokens in, {self.output_tokens} out"
+        return f"{self.name}{scale}: {self.input.describe()} tokens in, {self.output.describe()} out"
 
 
 def load_scenario(name: str) -> Scenario:
@@ -146,12 +132,17 @@ def _scenario(table: Mapping[str, Any], source: str) -> Scenario:
         raise UsageError(f"scenario {source}: seed = {seed!r}; expected a whole number")
     return Scenario(
         name=table["name"],
-        input_tokens=table["input_tokens"],
-        output_tokens=table["output_tokens"],
+        input=_lengths(f"scenario {source}: input_tokens", table["input_tokens"]),
+        output=_lengths(f"scenario {source}: output_tokens", table["output_tokens"]),
         arrival=ClosedLoop(**table["arrival"]),
         limits=Limits(**table["limits"]),
         seed=seed,
     )
+
+
+def _lengths(what: str, value: Any) -> Lengths:
+    _check_int(what, value, MOST_TOKENS)
+    return Fixed(value)
 
 
 def _check_keys(
@@ -170,10 +161,3 @@ def _check_keys(
 def _check_int(what: str, value: Any, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise UsageError(f"{what} = {value!r}; expected a whole number from 1 to {most}")
-
-
-WORDS = (
-    "the of and to in is was for on that with as be at by this had not are but from or have an they "
-    "which one you were all her she there would their we him been has when who will no more if out "
-    "said what its than into them can only other time new some could these two may first then do any like"
-)

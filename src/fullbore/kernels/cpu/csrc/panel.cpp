@@ -23,6 +23,7 @@ constexpr int kInRegisters<Fp8Block, A> = std::is_same_v<A, float> ? 3 : 4 * kRo
 
 template <class F, class A>
 void multiply_in_registers(const A* const* a, int rows, const uint8_t* w, int64_t in, float* c, const uint8_t* next) {
+  using Source = std::conditional_t<std::is_same_v<F, Fp32>, Floats, Pairs>;
   alignas(64) bf16 scratch[F::kCoded ? kBlock * kPanel : 1];
   const int tiles = (rows + kRows - 1) / kRows;
   const bool in_registers = rows <= kInRegisters<F, A>;
@@ -49,6 +50,8 @@ void multiply_in_registers(const A* const* a, int rows, const uint8_t* w, int64_
           const uint8_t* ahead = after + (t * kPairs + before) * lines * 64;
           if (t * lines >= F::kLines) return tile<R, Fetch{0, kCache}>(at, weights, pairs, ahead, into);
           if (lines == 1) return tile<R, Fetch{1, kCache}>(at, weights, pairs, ahead, into);
+          if constexpr (F::kLines > 4)
+            if (lines > 2) return tile<R, Fetch{4, kCache}>(at, weights, pairs, ahead, into);
           if constexpr (F::kLines > 2) tile<R, Fetch{2, kCache}>(at, weights, pairs, ahead, into);
         };
 #if defined(__AVX512VBMI__)
@@ -56,7 +59,7 @@ void multiply_in_registers(const A* const* a, int rows, const uint8_t* w, int64_
           if (in_registers) return run(Codes(block), std::integral_constant<int, 2>{});
 #endif
         const void* const whole = F::kCoded ? static_cast<const void*>(scratch) : block;
-        run(Pairs(static_cast<const uint32_t*>(whole) + before * kPanel), std::integral_constant<int, F::kCache>{});
+        run(Source(static_cast<const uint32_t*>(whole) + before * kPanel), std::integral_constant<int, F::kCache>{});
       });
     }
   }
@@ -73,6 +76,7 @@ void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* 
 }
 
 template void multiply<Bf16>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
+template void multiply<Fp32>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 template void multiply<Fp8Block>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 template void multiply<Int8>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 template void multiply<Int4G32>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
