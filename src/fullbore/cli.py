@@ -35,6 +35,8 @@ VERBS: Mapping[str, Verb] = {
     "bench": Verb("fullbore.bench.command", "measure any OpenAI-compatible server under a scenario"),
     "bench mock": Verb(
         "fullbore.bench.mock_command", "serve answers of exactly known timing, without a model"
+    "bench audit": Verb(
+        "fullbore.bench.audit_command", "say what a published figure implies, and if it can be"
     ),
     "tune": Verb("fullbore.tune.command", "measure this machine's kernels and choose the best for a model"),
     "inspect": Verb("fullbore.model.inspect_command", "show what a checkpoint holds, and check it"),
