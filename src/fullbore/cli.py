@@ -33,10 +33,13 @@ class VerbModule(Protocol):
 VERBS: Mapping[str, Verb] = {
     "serve": Verb("fullbore.server.command", "serve a model over an OpenAI-compatible API"),
     "bench": Verb("fullbore.bench.command", "measure any OpenAI-compatible server under a scenario"),
-    "bench mock": Verb(
-        "fullbore.bench.mock_command", "serve answers of exactly known timing, without a model"
+    "bench compare": Verb("fullbore.bench.compare_command", "put benchmark runs side by side"),
+    "bench report": Verb("fullbore.bench.report_command", "show benchmark results that are in files"),
     "bench audit": Verb(
         "fullbore.bench.audit_command", "say what a published figure implies, and if it can be"
+    ),
+    "bench mock": Verb(
+        "fullbore.bench.mock_command", "serve answers of exactly known timing, without a model"
     ),
     "tune": Verb("fullbore.tune.command", "measure this machine's kernels and choose the best for a model"),
     "inspect": Verb("fullbore.model.inspect_command", "show what a checkpoint holds, and check it"),

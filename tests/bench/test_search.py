@@ -1,4 +1,5 @@
-"""The search for the limit, on servers whose limit is known: it is found, with few measurements, and survives pauses."""
+"""The search for the limit, on servers whose limit is known: it is found, with few measurements, and
+survives pauses."""
 
 import math
 import random

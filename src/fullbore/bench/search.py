@@ -1,6 +1,7 @@
 """The search for the limit: which point to measure next, and what the measured ones say. No HTTP, no clock.
 
-``next_ask`` is a function of what was measured alone, so a search goes on from a file as if it had never stopped.
+``next_ask`` is a function of what was measured alone, so a search goes on from a file as if it had never
+stopped.
 """
 
 import math
@@ -60,7 +61,8 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """``limit``: the highest point that keeps the limits, None if none did; ``broken``: the lowest that does not."""
+    """``limit``: the highest point that keeps the limits, None if none did; ``broken``: the lowest that
+    does not."""
 
     limit: Judged | None
     broken: Judged | None
