@@ -2,7 +2,7 @@
 
 import argparse
 
-from fullbore.bench import arguments, running
+from fullbore.bench import arguments, find_command, running
 from fullbore.bench.measuring import measure
 from fullbore.bench.report import Result
 from fullbore.bench.result_file import check_writable
@@ -14,12 +14,14 @@ INTERRUPTED = 130
 
 def configure(parser: argparse.ArgumentParser) -> None:
     arguments.configure(parser)
+    find_command.configure(parser)
     add = parser.add_argument_group("the report").add_argument
     add("--json", default="", metavar="FILE", help="write the results there")
     add("--html", default="", metavar="FILE", help="write one page with plots there")
 
 
 def run(args: argparse.Namespace) -> int:
+    search = find_command.plan_of(args)
     bench = arguments.bench_of(args)
     for flag, path in (("--json", args.json), ("--html", args.html)):
         if path:
@@ -31,6 +33,10 @@ def run(args: argparse.Namespace) -> int:
         results.append(result)
         save(results, args.json, args.html, screen)
 
+    if search:
+        found, finished = running.run(find_command.find(bench, *search, args.state, keep, screen))
+        console().print(find_command.shown(found, bench.scenario.limits, search[1]))
+        return (0 if found.limit else 1) if finished else INTERRUPTED
     try:
         finished = running.run(measure(bench, keep, screen))
     finally:

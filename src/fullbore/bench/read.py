@@ -66,7 +66,7 @@ def _objects(path: str) -> list[Mapping[str, Any]]:
         try:
             found = [json.loads(line) for line in text.splitlines() if line.strip()]
         except (json.JSONDecodeError, RecursionError):
-            at_end = whole.pos >= len(text.rstrip()) - 1
+            at_end = whole.pos >= len(text.rstrip()) - 1 or whole.msg.startswith("Unterminated")
             why = "ends in the middle: it was cut off" if at_end else f"is not JSON: {whole}"
             raise FullboreError(f"{path} {why}; {KNOWN}") from whole
     except RecursionError as error:

@@ -1,5 +1,6 @@
 """A benchmark's results for a person: the table, the checks beside it, and what to be careful about."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
@@ -119,7 +120,7 @@ def of(spread: Spread | None, figure: str) -> str:
 
 def half(interval: Interval | None) -> str:
     """Half the width of a 95 % interval."""
-    return number((interval.high - interval.low) / 2) if interval else "-"
+    return number((interval.high - interval.low) / 2) if interval and interval.high < math.inf else "-"
 
 
 def number(value: float | None, digits: int = 1) -> str:
