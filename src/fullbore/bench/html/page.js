@@ -157,7 +157,7 @@
         make(svg, "line", { class: "limit", x1: toX(limit), x2: toX(limit), y1: frame.top, y2: frame.height - frame.bottom });
         make(svg, "text", { class: "limit", x: toX(limit) - 5, y: frame.top + 9, "text-anchor": "end" }, `limit ${time(limit)}`);
       }
-      if (limits.length && !shown.length) make(svg, "text", { class: "limit", x: frame.width - frame.right, y: frame.height - frame.bottom - 6, "text-anchor": "end" }, `limit ${time(Math.min(...limits))}, far to the right`);
+      if (limits.length && !shown.length) make(made, "p", { class: "why" }, `The limit, ${time(Math.min(...limits))}, is far to the right of what was measured.`);
       for (const line of lines) {
         const points = line.results.filter((result) => at(result).every(known)).sort((a, b) => (a.load ?? 0) - (b.load ?? 0));
         if (points.length > 1) make(svg, "path", { d: path(points.map(at), toX, toY), fill: "none", stroke: line.color, "stroke-width": 1.8, "stroke-dasharray": points[0].tool ? "4 3" : "none" });
