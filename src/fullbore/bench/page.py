@@ -65,7 +65,7 @@ def facts(result: Result) -> dict[str, Any]:
         "flags": dict(result.server.flags),
         "client": result.client.describe(),
         "tool": "" if result.tool == OURS else result.tool,
-        "source": result.source,
+        "source": Path(result.source).name,  # a page is passed around: no folders of this machine
         "remarks": list(result.remarks),
         "limits": limits
         and {"ttft": limits.ttft_ms, "tpot": limits.tpot_ms, "percentile": limits.percentile},

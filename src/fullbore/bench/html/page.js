@@ -111,7 +111,7 @@
 
   function overview(main) {
     make(main, "h2", {}, "Results");
-    const holder = make(make(main, "div", { class: "card scroll" }), "table");
+    const holder = make(make(main, "div", { class: "card scroll", tabindex: "0", role: "region", "aria-label": "results" }), "table");
     const head = make(make(holder, "thead"), "tr");
     for (const name of ["load", "TTFT ms", "p99", "TPOT ms", "p99", "ITL p99", "output tok/s", "total tok/s", "ok", "failed", "Little's law", "in limits"]) make(head, "th", { scope: "col" }, name);
     const body = make(holder, "tbody");
@@ -240,6 +240,8 @@
     const end = Math.max(...rows.map((row) => row[3]), 1e-6);
     const width = room(made, 1240), left = 12, bottom = 34, top = 6, each = (tall - bottom - top) / rows.length;
     const svg = make(made, "svg", { viewBox: `0 0 ${width} ${tall}`, role: "img", tabindex: "0", "aria-label": "Waiting and decoding of each request" });
+    const cancelled = (fault) => fault.startsWith("cancelled");
+    const paintOf = (fault) => (!fault ? "var(--c0)" : cancelled(fault) ? "var(--soft)" : "var(--bad)");
     const toX = (seconds) => left + (seconds / end) * (width - left - 12);
     for (const at of ticks(0, end, Math.round(width / 130))) {
       make(svg, "line", { class: "rule", x1: toX(at), x2: toX(at), y1: top, y2: tall - bottom });
@@ -249,12 +251,13 @@
       const y = top + n * each, high = Math.max(1, each * 0.76);
       const group = make(svg, "g");
       const bar = (from, to, paint) => make(group, "rect", { x: toX(from), width: Math.max(0.8, toX(to) - toX(from)), y, height: high, fill: paint });
-      if (first === null) bar(sent, last, fault ? "var(--bad)" : "var(--wait)");
-      else { bar(sent, first, "var(--wait)"); bar(first, last, fault ? "var(--bad)" : "var(--c0)"); }
+      if (first === null) bar(sent, last, fault ? paintOf(fault) : "var(--wait)");
+      else { bar(sent, first, "var(--wait)"); bar(first, last, paintOf(fault)); }
       tell(group, `request ${id}\nfirst token after ${first === null ? "–" : time(1000 * (first - sent))}, end after ${time(1000 * (last - sent))}${fault ? `\n${fault}` : ""}`);
     });
     const entries = [["until the first token", "var(--wait)"], ["decoding", "var(--c0)"]];
-    if (rows.some((row) => row[4])) entries.push(["failed or cancelled", "var(--bad)"]);
+    if (rows.some((row) => row[4] && !cancelled(row[4]))) entries.push(["failed", "var(--bad)"]);
+    if (rows.some((row) => cancelled(row[4]))) entries.push(["cancelled", "var(--soft)"]);
     legend(made, entries);
   }
 
