@@ -14,7 +14,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = (
     ("__main__",),
     ("cli", "demo"),
-    ("server", "bench", "tune", "train"),
+    ("server", "bench", "tune", "plan", "train"),
     ("engine",),
     ("model",),
     ("kernels",),
@@ -50,6 +50,7 @@ TORCH_FREE = (
     "scenario",
     "server",
     "bench",
+    "plan",
     "cli.py",
     "demo.py",
 )
