@@ -37,6 +37,7 @@ VERBS: Mapping[str, Verb] = {
         "fullbore.bench.audit_command", "say what a published figure implies, and if it can be"
     ),
     "tune": Verb("fullbore.tune.command", "measure this machine's kernels and choose the best for a model"),
+    "plan point": Verb("fullbore.plan.point_command", "predict what a server will do at one concurrency"),
     "inspect": Verb("fullbore.model.inspect_command", "show what a checkpoint holds, and check it"),
     "inspect why": Verb("fullbore.tune.why_command", "show why a kernel was chosen for an operator"),
     "inspect accuracy": Verb(

@@ -34,6 +34,7 @@ class Device:
     fp4_flop_s: Figure | None
     vendor: str
     architecture: str
+    units: int  # compute units or streaming multiprocessors
     topology: str  # of the links: mesh, switch or pcie
     aliases: tuple[str, ...]
 
@@ -78,6 +79,7 @@ def catalogue() -> tuple[Device, ...]:
             fp4_flop_s=figure("fp4_tflop_s", 1e12),
             vendor=values["vendor"],
             architecture=values["architecture"],
+            units=values["units"],
             topology=values["topology"],
             aliases=tuple(values.get("aliases", ())),
         )

@@ -20,7 +20,7 @@ class Server:
 
 
 def find_server(text: str) -> Server:
-    """The server that ``8xMI300X``, ``4xh100`` or a name of the catalogue means; UsageError for other text."""
+    """The server that ``8xMI300X``, ``4xh100`` or a name of the catalogue means; UsageError for others."""
     named = read_table()["servers"]
     if text.lower() in named:
         entry = named[text.lower()]

@@ -12,32 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
+from fullbore.steptime.profiles import Policy
 from fullbore.steptime.step import Step, pairs
 
 SEED = 20261125
 
 
 @dataclass(frozen=True)
-class Policy:
-    """How an engine's scheduler chooses. chunk_tokens: prompt tokens in one step. most_running: sequences.
-
-    mixed: decodes run beside prompt chunks (in-flight batching); otherwise they wait while prompts run.
-    polls: (concurrency from which it holds, decode steps between two looks at new requests), ascending.
-    """
-
-    chunk_tokens: int
-    most_running: int
-    mixed: bool
-    polls: tuple[tuple[int, int], ...] = ((1, 1),)
-
-    def poll_steps(self, concurrency: int) -> int:
-        """What holds at this concurrency."""
-        return max((entry for entry in self.polls if entry[0] <= concurrency), default=(0, 1))[1]
-
-
-@dataclass(frozen=True)
 class Load:
-    """``requests`` in all, ``concurrency`` in flight. Lengths are uniform from ``length_range`` of these to these."""
+    """``requests`` in all; lengths are uniform from ``length_range`` times the stated ones to these."""
 
     input_tokens: int
     output_tokens: int
@@ -98,6 +81,7 @@ class _Loop:
         self.steps = 0
         self.context = 0.0
         self.reserved = 0.0  # cache tokens of all that run, at their full length
+        self.unread = self.poll  # decode steps since the last look at new requests
         self.row_steps = self.context_steps = 0.0
 
     def run(self) -> Outcome:
@@ -112,6 +96,7 @@ class _Loop:
                 self._decode()
             else:
                 self.now_s = max(self.now_s, self.arriving[0][0])
+                self.unread = self.poll
         requests = range(self.load.requests)
         answers = [answer for _, answer in self.lengths]
         return Outcome(
@@ -132,6 +117,9 @@ class _Loop:
             self.next_request += 1
 
     def _receive(self) -> None:
+        if self.unread < self.poll:
+            return
+        self.unread = 0
         while self.arriving and self.arriving[0][0] <= self.now_s:
             self.waiting.append([heappop(self.arriving)[1], 0])
 
@@ -169,6 +157,7 @@ class _Loop:
         )
         self._advance(cost_s)
         self.prefill_s += cost_s
+        self.unread = self.poll  # engines look again after every prompt
         if running:
             self._tick(1)
         for request in ready:
@@ -185,10 +174,11 @@ class _Loop:
         first_s = self.seconds(Step(running, self.context, 0, 0.0, running))
         growth = running * self.accepted
         count = until_end
-        if self.arriving and len(self.ending) < self.policy.most_running:
-            ahead = math.ceil((self.arriving[0][0] - self.now_s) / first_s)
-            ahead = max(1, -(-ahead // self.poll) * self.poll)
-            count = min(count, ahead)
+        if self.arriving:
+            # The first look at or after the next arrival.
+            ahead = max(1, math.ceil((self.arriving[0][0] - self.now_s) / first_s))
+            looks = -(-(self.unread + ahead) // self.poll)
+            count = min(count, looks * self.poll - self.unread)
         # The time is linear in the context: the middle step's, times the count, is their sum.
         middle = self.context + growth * (count - 1) / 2
         self._advance(count * self.seconds(Step(running, middle, 0, 0.0, running)))
@@ -203,6 +193,7 @@ class _Loop:
 
     def _tick(self, count: int) -> None:
         self.steps += count
+        self.unread = (self.unread + count) if self.unread + count <= self.poll else self.poll
         self.context += count * len(self.ending) * self.accepted
 
     def _finish(self) -> None:

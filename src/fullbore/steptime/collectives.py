@@ -13,7 +13,7 @@ _PCIE_HOP = 4.0  # latencies, against a link between devices
 
 @dataclass(frozen=True)
 class Links:
-    """devices: in the group. bytes_s: what a device sends at once, over all its links. hop_s: one exchange."""
+    """bytes_s: what each of the ``devices`` sends at once, over all its links. hop_s: one exchange."""
 
     devices: int
     topology: str  # mesh, switch or pcie

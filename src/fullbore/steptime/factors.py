@@ -7,6 +7,7 @@ from dataclasses import dataclass
 class Factors:
     """memory, attention: share of the peak bandwidth reached when weights, or cached latents, are read.
     gemm: share of the dense peak reached by large products. link: share of the link's bandwidth.
+    passes: how often activations go through memory, over the least count.
     layer_us: time of a layer's kernels that no byte and no product explains (launches, ramps, small kernels).
     eager_us: host time a layer, where a step is not replayed from a graph. hop_us: latency of an exchange.
     row_us: host time for each sampled row. step_us: host time of each step.
@@ -18,6 +19,7 @@ class Factors:
     attention: float
     gemm: float
     link: float
+    passes: float
     layer_us: float
     eager_us: float
     hop_us: float

@@ -59,8 +59,8 @@ def check_layout(layout: Layout, config: ModelConfig, devices: int) -> None:
         )
     if layout not in possible_layouts(config, devices):
         raise UsageError(
-            f"layout {layout} cannot split {config.num_attention_heads} heads, {config.n_routed_experts} experts "
-            f"and expert width {config.moe_intermediate_size} evenly; {_advice(config, devices)}"
+            f"layout {layout} cannot split {config.num_attention_heads} heads, {config.n_routed_experts} "
+            f"experts and expert width {config.moe_intermediate_size} evenly; {_advice(config, devices)}"
         )
 
 

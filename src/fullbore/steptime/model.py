@@ -7,6 +7,7 @@ one look-up and the reading of the cache, so a simulator can ask a million times
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import Server
 from fullbore.model.config import ModelConfig
 from fullbore.steptime.collectives import Links
@@ -29,13 +30,17 @@ from fullbore.steptime.step import (
     StepCost,
 )
 
-# Passes over a token's hidden state in a layer, each a read or a write in bf16: norms, residuals, quantising,
-# rope, gating. Routed copies pass in permuting, between the two products and in the weighted sum.
+# Least passes over a token's hidden state in a layer, each a read or a write in bf16: norms, residuals,
+# quantising, rope, gating. Routed copies pass in permuting, between the two products and in the weighted sum.
 _PASSES, _ROUTED_PASSES = 16, 3
 # Of the bf16 peak, by attention over latents where many heads share a read (H200, 128 heads: 0.64 measured).
 _LATENT_ARITHMETIC = 0.6
 # Expected rows of the busiest expert group over the mean, under real prompts without rebalancing.
 _IMBALANCE = 1.2
+# What the matrix units alone would reach of their peak (an 8192^3 bf16 product on H200: 0.80, measured).
+_MOST_OF_PEAK = 0.8
+# Of the experts' popularity within a batch; real prompts prefer some, which are then read once for more rows.
+_EVENNESS = 4.0
 _ACTIVATION_BYTES = 2.0
 
 Times = tuple[float, ...]  # one for each of KINDS, in seconds
@@ -165,6 +170,7 @@ class StepTime:
                 self._product(times, local, matrix, count)
         routed = tokens * config.num_experts_per_tok / layout.ep if moe else 0.0
         passed = (local * _PASSES + routed * _ROUTED_PASSES) * config.hidden_size * _ACTIVATION_BYTES
+        passed *= self.factors.passes
         times[_AT[ACTIVATIONS]] += count * passed / self._bytes_s
         times[_AT[LAUNCHES]] += count * self.factors.layer_us * 1e-6
         times[_AT[COLLECTIVES]] += count * self._exchange_s(tokens, local, moe)
@@ -191,7 +197,7 @@ class StepTime:
         """Both products of the routed experts, on the busiest device."""
         config, ep = self.setting.config, self.setting.layout.ep
         experts, chosen = config.n_routed_experts, config.num_experts_per_tok
-        touched = experts_touched(experts, chosen, tokens) / experts
+        touched = experts_touched(experts, chosen, tokens, _EVENNESS) / experts
         rows = padded_rows(experts, chosen, tokens, self.factors.tile) / ep
         uneven = _IMBALANCE if ep > 1 else 1.0
         touched = min(1.0, touched * uneven)
@@ -209,11 +215,21 @@ class StepTime:
             times[_AT[ARITHMETIC]] += count * arithmetic_s
 
 
-def _peaks(server: Server, share_of_peak: float) -> dict[str, float]:
-    """FLOP/s reached by large products; a device without a unit for a format multiplies in the next wider one."""
+def _peaks(server: Server, gemm: float) -> dict[str, float]:
+    """FLOP/s reached by large products; without a unit for a format, that of the next wider one.
+
+    ``gemm`` is what the fastest device of an architecture reaches. What keeps it from its peak (scaling
+    partial sums, moving tiles) is done by the same units at the same pace where a vendor has cut the matrix
+    units alone, as in the H20, and so takes a smaller part of a longer time there.
+    """
     device = server.device
+    fastest = max(
+        (other for other in catalogue() if other.architecture == device.architecture),
+        key=lambda other: other.bf16_flop_s.value,
+    )
+    cut = (device.bf16_flop_s.value / device.units) / (fastest.bf16_flop_s.value / fastest.units)
+    reached = 1 / (1 / _MOST_OF_PEAK + cut * max(0.0, 1 / gemm - 1 / _MOST_OF_PEAK))
     bf16 = device.bf16_flop_s.value
     fp8 = device.fp8_flop_s.value if device.fp8_flop_s else bf16
     fp4 = device.fp4_flop_s.value if device.fp4_flop_s else fp8
-    return {"bf16": bf16 * share_of_peak, "fp8": fp8 * share_of_peak, "fp4": fp4 * share_of_peak}
-
+    return {"bf16": bf16 * reached, "fp8": fp8 * reached, "fp4": fp4 * reached}

@@ -54,7 +54,7 @@ def find_recipe(name: str) -> Recipe:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Activations [tokens, columns] times this gives [tokens, rows], on one device. ``count``: of its kind."""
+    """Activations [tokens, columns] times this give [tokens, rows]. ``count``: of its kind on one device."""
 
     name: str
     rows: int
@@ -110,7 +110,9 @@ def share(config: ModelConfig, layout: Layout, recipe: Recipe) -> Share:
         attention=(*query, kv_b, output),
         dense=_ffn("dense", hidden, config.intermediate_size // layout.tp, experts),
         router=Matrix("router", config.n_routed_experts, hidden, _BF16),
-        shared=_ffn("shared", hidden, config.n_shared_experts * config.moe_intermediate_size // layout.tp, experts),
+        shared=_ffn(
+            "shared", hidden, config.n_shared_experts * config.moe_intermediate_size // layout.tp, experts
+        ),
         experts=_ffn(
             "expert",
             hidden,
@@ -138,11 +140,15 @@ def layer_bytes(part: Share, moe: bool) -> float:
 
 
 def weight_bytes(config: ModelConfig, layout: Layout, recipe: Recipe, drafts: bool = False) -> float:
-    """All weights on one device; ``drafts``: with the MTP layers (their head and embedding are the main ones)."""
+    """All weights on one device; ``drafts``: with MTP layers, whose head and embedding are the main ones."""
     part = share(config, layout, recipe)
     dense = config.first_k_dense_replace
     ends = part.embedding.bytes + (0.0 if config.tie_word_embeddings else part.head.bytes)
-    norms = 2.0 * config.num_hidden_layers * (2 * config.hidden_size + (config.q_lora_rank or 0) + config.kv_lora_rank)
+    norms = (
+        2.0
+        * config.num_hidden_layers
+        * (2 * config.hidden_size + (config.q_lora_rank or 0) + config.kv_lora_rank)
+    )
     extra = config.num_nextn_predict_layers * (layer_bytes(part, True) + part.draft.bytes) if drafts else 0.0
     moe = config.num_hidden_layers - dense
     return dense * layer_bytes(part, False) + moe * layer_bytes(part, True) + ends + norms + extra

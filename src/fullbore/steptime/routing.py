@@ -5,9 +5,17 @@ import math
 _EXACT_ROWS = 400.0  # above so many rows an expert, a tile's border may lie anywhere and the mean is exact
 
 
-def experts_touched(experts: int, chosen: int, tokens: int) -> float:
-    """Of ``experts``, expected, when ``tokens`` each choose ``chosen`` alike and independently."""
-    return experts * (1.0 - (1.0 - chosen / experts) ** tokens)
+def experts_touched(experts: int, chosen: int, tokens: int, evenness: float = math.inf) -> float:
+    """Of ``experts``, expected, when ``tokens`` choose ``chosen`` each, independently.
+
+    evenness: how alike experts are in being chosen: their popularities are Gamma with that shape, so their
+    relative variance is 1 / evenness. Infinite: all alike, which touches most.
+    """
+    if math.isinf(evenness):
+        missed = math.pow(1.0 - chosen / experts, tokens)
+    else:
+        missed = math.pow(1.0 + tokens * chosen / (experts * evenness), -evenness)
+    return experts * (1.0 - missed)
 
 
 def padded_rows(experts: int, chosen: int, tokens: int, tile: int) -> float:

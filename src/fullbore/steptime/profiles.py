@@ -1,0 +1,126 @@
+"""Engine profiles: an engine's scheduling rules and its fitted factors on a device, and what they rest on.
+
+``engines.toml`` holds the rules, ``factors.toml`` the factors; the latter is written by ``benchmarks.judge``.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fullbore.errors import UsageError, did_you_mean
+from fullbore.hardware.catalogue import Device
+from fullbore.steptime.factors import Deviation, Factors
+
+_HERE = Path(__file__).parent
+_ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "trt": "trtllm"}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How an engine's scheduler chooses. chunk_tokens: prompt tokens in one step. most_running: sequences.
+
+    mixed: decodes run beside prompt chunks (in-flight batching); otherwise they wait while prompts run.
+    polls: (concurrency from which it holds, decode steps between two looks at new requests), ascending.
+    """
+
+    chunk_tokens: int
+    most_running: int
+    mixed: bool
+    polls: tuple[tuple[int, int], ...] = ((1, 1),)
+
+    def poll_steps(self, concurrency: int) -> int:
+        """What holds at this concurrency."""
+        return max((entry for entry in self.polls if entry[0] <= concurrency), default=(0, 1))[1]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """basis: fitted (rows of this engine on this device), related (on another) or assumed (SGLang's)."""
+
+    engine: str
+    title: str
+    epoch: str
+    policy: Policy
+    factors: Factors
+    deviation: Deviation
+    basis: str
+    rests_on: str  # in a sentence
+    notes: tuple[str, ...]  # what the user should know about the choice
+
+
+def engine_names() -> list[str]:
+    """Every engine that has a profile."""
+    return list(_read("engines.toml"))
+
+
+def policy_of(engine: str, architecture: str) -> Policy:
+    """The scheduler's rules of an engine, by its profile's name."""
+    table = _read("engines.toml")[engine]
+    values = {**table, **table.get(architecture, {})}
+    polls = tuple((start, steps) for start, steps in values["polls"])
+    return Policy(values["chunk_tokens"], values["most_running"], values["mixed"], polls)
+
+
+def split_engine(text: str) -> tuple[str, str]:
+    """(name, version or "") of ``sglang@0.5.9``; UsageError for an engine without a profile."""
+    name, _, version = text.lower().partition("@")
+    name = _ALIASES.get(name, name)
+    if name not in engine_names():
+        raise UsageError(
+            f"unknown engine {text[:40]!r}{did_you_mean(name, engine_names())}; expected one of "
+            f"{', '.join(engine_names())}, with a version such as sglang@0.5.9 if you like"
+        )
+    if version and not re.fullmatch(r"v?\d{1,4}(\.\d{1,4}){0,3}\S{0,40}", version):
+        raise UsageError(f"engine version {version[:40]!r}; expected numbers with dots, such as sglang@0.5.9")
+    return name, version.removeprefix("v")
+
+
+def find_profile(text: str, device: Device) -> Profile:
+    """The profile nearest to an engine and version on ``device``; ``notes`` say where another was asked."""
+    engine, version = split_engine(text)
+    table, file = _read("engines.toml")[engine], _read("factors.toml")
+    title, epoch = table["title"], table["epoch"]
+    entries = file["profiles"][engine]
+    if device.architecture not in entries:
+        raise UsageError(
+            f"no profile of {title} on {device.name}; expected an engine that runs there: "
+            f"{', '.join(each for each in engine_names() if device.architecture in file['profiles'][each])}"
+        )
+    entry = entries[device.architecture]
+    fitted = device.name in entry["devices"]
+    basis = "fitted" if fitted else "related" if entry["rows"] else "assumed"
+    notes = []
+    if version and version != epoch:
+        known = f"{title} {epoch}" if epoch else f"{title} of an unstated version"
+        notes.append(f"no rows of {title} {version}: predicted as {known}, the nearest epoch known")
+    rests_on = f"{entry['rows']} published rows of {title} on {', '.join(entry['devices'] or entry['near'])}"
+    if basis == "related":
+        notes.append(f"no rows of {title} on {device.name}: scaled by its bandwidth, arithmetic and links")
+    elif basis == "assumed":
+        rests_on = "the factors of SGLang on this vendor's devices, not a measurement"
+        notes.append(f"no rows of {title} on any device of this vendor")
+    wide = file["deviations"][basis]
+    return Profile(
+        engine=engine,
+        title=title,
+        epoch=epoch,
+        policy=policy_of(engine, device.architecture),
+        factors=_factors(entry["factors"]),
+        deviation=Deviation(wide["step"], wide["ttft"]),
+        basis=basis,
+        rests_on=rests_on,
+        notes=tuple(notes),
+    )
+
+
+def _factors(values: Mapping[str, float]) -> Factors:
+    return Factors(**{field.name: values[field.name] for field in fields(Factors)})  # type: ignore[arg-type]
+
+
+@cache
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads((_HERE / name).read_text(encoding="utf-8"))
