@@ -1,22 +1,21 @@
 """Fit the step-time model's factors to published results; ``python -m benchmarks.judge`` runs it.
 
-A factor of an engine on an architecture is a product: vendor x architecture x engine. The vendor's value
-has a prior with a reason; the other two are near 1 but where said, so that they move only as far as rows
-demand, and what has no rows keeps its vendor's. Means of TPOT and TTFT of every row are compared as logarithms
-of their ratio. Maximum a posteriori by Gauss-Newton; Huber's weights keep one odd row from deciding.
+A factor is a product of two parts: the vendor's, whose prior has a reason, and one that is near 1 but where
+said. What hardware decides (bandwidths, latencies of links) has a part for each architecture, what software
+decides one for each engine on an architecture. So parts move only as far as rows demand, and what has no rows
+keeps its vendor's. Means of TPOT and TTFT of every row are compared as logarithms of their ratio. Maximum a
+posteriori by Gauss-Newton; Huber's weights keep one odd row from deciding.
 """
 
 import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import find_server
 from fullbore.model.config import parse_config
 from fullbore.model.presets import PRESETS
@@ -39,13 +38,13 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Prior:
-    """Of a factor: the median for each vendor, and deviations of the logarithm for each of its parts."""
+    """Of a factor: the median for each vendor, and deviations of the logarithms of its two parts."""
 
     nvidia: float
     amd: float
     vendor: float
-    architecture: float
-    engine: float
+    part: float
+    software: bool = True
 
 
 # Medians: operators of SGLang 0.5.14 on H200 (expert weights at 0.8 to 0.9 of the bandwidth, latents at 0.93,
@@ -53,31 +52,30 @@ class Prior:
 # bytes explain 1 to 3); MI300X: triad 0.79 of peak, best FP8 product 0.44, RCCL at 0.7 of the links for large
 # messages and tens of us for small ones. The rest is judgement, made by people who had seen the rows.
 PRIORS: Mapping[str, Prior] = {
-    "memory": Prior(0.85, 0.6, 0.15, 0.1, 0.2),
-    "attention": Prior(0.9, 0.6, 0.2, 0.15, 0.1),
-    "gemm": Prior(0.4, 0.25, 0.3, 0.2, 0.3),
-    "link": Prior(0.6, 0.6, 0.15, 0.1, 0.1),
-    "passes": Prior(2.5, 4.0, 0.6, 0.4, 0.3),
-    "layer_us": Prior(100.0, 230.0, 0.3, 0.15, 0.2),
-    "eager_us": Prior(1200.0, 1800.0, 0.4, 0.2, 0.2),
-    "hop_us": Prior(6.0, 15.0, 0.3, 0.1, 0.2),
-    "row_us": Prior(5.0, 5.0, 0.5, 0.1, 0.3),
-    "step_us": Prior(300.0, 300.0, 0.5, 0.1, 0.3),
-    "request_ms": Prior(120.0, 180.0, 0.3, 0.2, 0.3),
+    "memory": Prior(0.85, 0.6, 0.15, 0.1, software=False),
+    "attention": Prior(0.9, 0.6, 0.2, 0.15, software=False),
+    "link": Prior(0.6, 0.6, 0.15, 0.1, software=False),
+    "hop_us": Prior(6.0, 15.0, 0.3, 0.15, software=False),
+    "gemm": Prior(0.4, 0.25, 0.3, 0.2),
+    "passes": Prior(2.5, 4.0, 0.6, 0.4),
+    "layer_us": Prior(100.0, 230.0, 0.3, 0.15),
+    "eager_us": Prior(1200.0, 1800.0, 0.4, 0.2),
+    "row_us": Prior(5.0, 5.0, 0.5, 0.2),
+    "step_us": Prior(300.0, 300.0, 0.5, 0.2),
+    "request_ms": Prior(120.0, 180.0, 0.3, 0.2),
 }
 # Medians of a part other than 1. TensorRT-LLM against SGLang in the operator times on H200, experts in tp8:
 # 46 us more at 16 tokens, and 0.5 us more for each further token. CDNA4 has half as many I/O dies to cross as
 # CDNA3 and a higher clock, and its vendor's libraries are tuned for it first: a judgement, there are no rows.
 PARTS: Mapping[Key, float] = {
-    ("layer_us", "trtllm"): 1.45,
-    ("passes", "trtllm"): 2.0,
-    ("layer_us", "cdna4"): 0.8,
+    ("layer_us", "trtllm@hopper"): 1.45,
+    ("passes", "trtllm@hopper"): 2.0,
+    ("layer_us", "sglang@cdna4"): 0.8,
     ("hop_us", "cdna4"): 0.8,
-    ("eager_us", "cdna4"): 0.9,
+    ("eager_us", "sglang@cdna4"): 0.9,
 }
 SHARES = ("memory", "attention", "gemm", "link")
 TILES = {"nvidia": 16, "amd": 32}
-BASE_ENGINE = "sglang"
 # How far one row may lie from a perfect model: noise of a run, and what the model leaves out.
 ROW_TPOT, ROW_TTFT = 0.05, 0.15
 STEP = 0.04  # of a logarithm, for slopes: wide enough that the loop's discreteness is small beside it
@@ -123,44 +121,45 @@ def rows() -> list[Row]:
         ]
 
 
+def part(name: str, architecture: str, engine: str) -> Key:
+    """Which part of a factor belongs to an engine on an architecture."""
+    return name, f"{engine}@{architecture}" if PRIORS[name].software else architecture
+
+
 def compose(values: Values, vendor: str, architecture: str, engine: str) -> Factors:
     """Factors of an engine on an architecture."""
     product = {}
     for name in PRIORS:
-        value = values[name, vendor] * values.get((name, architecture), PARTS.get((name, architecture), 1.0))
-        value *= values.get((name, engine), PARTS.get((name, engine), 1.0))
+        key = part(name, architecture, engine)
+        value = values[name, vendor] * values.get(key, PARTS.get(key, 1.0))
         product[name] = min(1.0, value) if name in SHARES else value
     return Factors(**product, tile=TILES[vendor])
 
 
+def keys_of(row: Row) -> list[Key]:
+    """The values that a row's prediction is made of."""
+    device, engine = find_server(row.server).device, row.engine.split("@")[0]
+    parts = [part(name, device.architecture, engine) for name in PRIORS]
+    return [*((name, device.vendor) for name in PRIORS), *parts]
+
+
 def start(chosen: Sequence[Row]) -> Values:
-    """The priors' medians, for whatever the rows have to do with."""
+    """The priors' medians, for whatever the rows have to do with, and for both vendors."""
     values: Values = {}
     for name, prior in PRIORS.items():
         values[name, "nvidia"], values[name, "amd"] = prior.nvidia, prior.amd
-        for row in chosen:
-            for whose in (find_server(row.server).device.architecture, row.engine.split("@")[0]):
-                if whose != BASE_ENGINE:
-                    values[name, whose] = PARTS.get((name, whose), 1.0)
+    for row in chosen:
+        values |= {key: PARTS.get(key, 1.0) for key in keys_of(row) if key not in values}
     return values
 
 
 def deviation(key: Key) -> float:
     """Of a value's logarithm, before any row."""
-    prior = PRIORS[key[0]]
-    if key[1] in TILES:
-        return prior.vendor
-    return prior.architecture if key[1] in _architectures() else prior.engine
-
-
-@cache
-def _architectures() -> frozenset[str]:
-    return frozenset(device.architecture for device in catalogue())
+    return PRIORS[key[0]].vendor if key[1] in TILES else PRIORS[key[0]].part
 
 
 def touches(key: Key, row: Row) -> bool:
-    device = find_server(row.server).device
-    return key[1] in (device.vendor, device.architecture, row.engine.split("@")[0])
+    return key in keys_of(row)
 
 
 def predict(row: Row, factors: Factors) -> tuple[float, float]:

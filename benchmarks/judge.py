@@ -3,8 +3,9 @@
     python -m benchmarks.judge            fits, judges and prints the tables of docs/planning.md (minutes)
     python -m benchmarks.judge --write    and writes steptime/factors.toml and benchmarks/left_out.json
 
-Groups are a device with an engine. A group is predicted from the other groups, which is a new server; half of
-all concurrencies from the other half, which is a known server at another load.
+Groups are a device with an engine. A group is predicted from the other groups, which is a new server; half
+of all concurrencies from the other half, which is a known server at another load; the high concurrencies from
+the low ones, which is a known server far beyond what was measured.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from fullbore.steptime.step import Z80
 
 FACTORS = Path(profiles.__file__).with_name("factors.toml")
 LEFT_OUT = Path(__file__).with_name("left_out.json")
+LOW = 16  # in flight, at most, where high concurrencies are predicted from low ones
 ROUNDS, AGAIN = 8, 4  # of a fit from the priors, and of one from the fit to all rows
 
 
@@ -57,9 +59,8 @@ def without_groups(everything: Sequence[Row], full: Values, rounds: int) -> list
         kept = [row for row in everything if row.group != group]
         held = [row for row in everything if row.group == group]
         values = {**start(everything), **fit(kept, full, rounds)}
-        for key, prior in start(
-            everything
-        ).items():  # what no kept row has to do with is as it was before any
+        # What no kept row has to do with is as it was before any.
+        for key, prior in start(everything).items():
             if not any(touches(key, row) for row in kept):
                 values[key] = prior
         found.append(judged(group, held, values))
@@ -76,6 +77,16 @@ def within_groups(everything: Sequence[Row], full: Values, rounds: int) -> list[
     return found
 
 
+def beyond(everything: Sequence[Row], full: Values, rounds: int) -> list[Judged]:
+    """High concurrencies of all groups, predicted from the low ones; errors are those of one doubling."""
+    held = [row for row in everything if row.load.concurrency > LOW]
+    kept = [row for row in everything if row not in held]
+    seen = judged("beyond", held, fit(kept, full, rounds))
+    doublings = [math.log2(row.load.concurrency / LOW) for row in held]
+    scaled = [(tpot / far, ttft / far) for (tpot, ttft), far in zip(seen.errors, doublings, strict=True)]
+    return [Judged(seen.group, seen.rows, tuple(scaled), seen.values)]
+
+
 def spread(of: Iterable[Judged], what: int) -> float:
     """The deviation whose 80 % interval held 80 % of these truths."""
     sizes = [abs(pair[what]) for each in of for pair in each.errors]
@@ -83,15 +94,22 @@ def spread(of: Iterable[Judged], what: int) -> float:
 
 
 def profiles_toml(
-    everything: Sequence[Row], full: Values, groups: Sequence[Judged], halves: Sequence[Judged]
+    everything: Sequence[Row],
+    full: Values,
+    groups: Sequence[Judged],
+    halves: Sequence[Judged],
+    far: Sequence[Judged],
 ) -> str:
     """factors.toml: factors of every engine on every architecture, what they rest on, and the deviations."""
     new, known = (spread(groups, 0), spread(groups, 1)), (spread(halves, 0), spread(halves, 1))
     deviations = {
         "fitted": known,
-        "related": (max(new[0], known[0]), max(new[1], known[1])),
-        # No row of this engine on this vendor's devices: the spread between engines comes on top.
+        "architecture": (max(new[0], known[0]), max(new[1], known[1])),
+        # Of the parts that have no rows, as they act on a step: judgement, on top of what was measured.
+        "vendor": (math.hypot(new[0], 0.12), math.hypot(new[1], 0.15)),
         "assumed": (math.hypot(new[0], 0.2), math.hypot(new[1], 0.3)),
+        # Added in quadrature for each doubling of concurrency or prompt beyond the rows.
+        "doubling": (spread(far, 0), spread(far, 1)),
     }
     lines = [
         "# Written by: python -m benchmarks.judge --write. Deviations are of ln(truth / prediction).",
@@ -120,6 +138,10 @@ def _profile(
     yield f"devices = {_names(here)}"
     if not here:
         yield f"near = {_names(near)}"
+    if near:
+        for field in ("concurrency", "input_tokens"):
+            sizes = [getattr(row.load, field) for row in near]
+            yield f"{field} = [{min(sizes)}, {max(sizes)}]"
     yield f"[profiles.{name}.factors]"
     for factor, value in asdict(compose(full, vendor, architecture, engine)).items():
         yield f"{factor} = {value if factor == 'tile' else float(f'{value:.4g}')}"
@@ -173,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     full = fit(everything, start(everything), ROUNDS)
     groups = without_groups(everything, full, AGAIN)
     halves = within_groups(everything, full, AGAIN)
+    far = beyond(everything, full, AGAIN)
     print(table(everything, full, groups, halves))
     for name, of in (("a new server", groups), ("a new load", halves)):
         # Each group's interval comes from the others, or it would hold its own rows by construction.
@@ -185,8 +208,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"80 % intervals for {name}, each from the other parts: hold {tpot:.0%} (TPOT), {ttft:.0%} (TTFT)"
         )
+    print(
+        f"high concurrencies from those up to {LOW}: deviation {spread(far, 0):.1%} (TPOT) and "
+        f"{spread(far, 1):.1%} (TTFT) for each doubling"
+    )
     if arguments.write:
-        FACTORS.write_text(profiles_toml(everything, full, groups, halves))
+        FACTORS.write_text(profiles_toml(everything, full, groups, halves, far))
         LEFT_OUT.write_text(json.dumps(_left_out(groups), indent=1) + "\n")
     return 0
 

@@ -58,7 +58,7 @@ def test_the_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(found["tpot_parts_ms"].values()) == pytest.approx(found["tpot_ms"]["mean"], rel=0.02)
     assert found["floor_ms"] < found["tpot_ms"]["mean"]
     assert found["profile"]["epoch"] == "0.5.9"
-    assert found["profile"]["basis"] == "related"  # MI300X has rows, this device has none
+    assert found["profile"]["basis"] == "architecture"  # MI300X has rows, this device has none
     # Little's law, with the ramp and the drain of ten requests a slot.
     output = found["output_tok_s"]["mean"] / (0.9 * 1024)
     latency_s = found["ttft_ms"]["mean"] / 1e3 + found["tpot_ms"]["mean"] / 1e3 * (0.9 * 1024 - 1)

@@ -54,7 +54,8 @@ def predict(
     setting: Setting, profile: Profile, load: Load, acceptance: float = 0.0, used_share: float = 0.9
 ) -> Point:
     """UsageError for a layout that does not fit the server, CapacityError for a model that does not."""
-    model = StepTime(setting, profile.factors, profile.deviation)
+    wide = profile.deviation_at(load.concurrency, load.input_tokens)
+    model = StepTime(setting, profile.factors, wide)
     held = check_memory(setting, used_share, load.input_tokens + load.output_tokens)
     gained = accepted_tokens(setting.drafts, acceptance)
     seen = run(
@@ -63,7 +64,6 @@ def predict(
     step = Step(max(1, round(seen.decodes)), seen.decodes * seen.context, 0, 0.0, max(1, round(seen.decodes)))
     cost = model.of(step)
     tpot_ms = fmean(seen.tpot_s) * 1e3
-    wide = profile.deviation
     output_tok_s = seen.output_tokens / seen.duration_s
     return Point(
         setting=setting,

@@ -3,7 +3,7 @@
 ``engines.toml`` holds the rules, ``factors.toml`` the factors; the latter is written by ``benchmarks.judge``.
 """
 
-import re
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -39,7 +39,9 @@ class Policy:
 
 @dataclass(frozen=True)
 class Profile:
-    """basis: fitted (rows of this engine on this device), related (on another) or assumed (SGLang's)."""
+    """basis: where rows of this engine are from: fitted (this device), architecture (another device of it),
+    vendor (another architecture), or assumed (there are none).
+    """
 
     engine: str
     title: str
@@ -50,6 +52,17 @@ class Profile:
     basis: str
     rests_on: str  # in a sentence
     notes: tuple[str, ...]  # what the user should know about the choice
+    doubling: Deviation  # for each doubling of a load beyond the rows
+    concurrency: tuple[int, int] = (1, 1)  # of the rows, least and most
+    input_tokens: tuple[int, int] = (1, 1)
+
+    def deviation_at(self, concurrency: int, input_tokens: int) -> Deviation:
+        """``deviation``, wider the further a load is from the rows."""
+        far = _doublings(concurrency, self.concurrency) + _doublings(input_tokens, self.input_tokens)
+        return Deviation(
+            math.hypot(self.deviation.step, far * self.doubling.step),
+            math.hypot(self.deviation.ttft, far * self.doubling.ttft),
+        )
 
 
 def engine_names() -> list[str]:
@@ -74,9 +87,7 @@ def split_engine(text: str) -> tuple[str, str]:
             f"unknown engine {text[:40]!r}{did_you_mean(name, engine_names())}; expected one of "
             f"{', '.join(engine_names())}, with a version such as sglang@0.5.9 if you like"
         )
-    if version and not re.fullmatch(r"v?\d{1,4}(\.\d{1,4}){0,3}\S{0,40}", version):
-        raise UsageError(f"engine version {version[:40]!r}; expected numbers with dots, such as sglang@0.5.9")
-    return name, version.removeprefix("v")
+    return name, version.removeprefix("v")[:40]
 
 
 def find_profile(text: str, device: Device) -> Profile:
@@ -91,18 +102,17 @@ def find_profile(text: str, device: Device) -> Profile:
             f"{', '.join(each for each in engine_names() if device.architecture in file['profiles'][each])}"
         )
     entry = entries[device.architecture]
-    fitted = device.name in entry["devices"]
-    basis = "fitted" if fitted else "related" if entry["rows"] else "assumed"
+    basis = _basis(entry, device)
     notes = []
-    if version and version != epoch:
+    if version and version.split("-")[0] != epoch:  # 0.5.9-rocm700 is a build of 0.5.9
         known = f"{title} {epoch}" if epoch else f"{title} of an unstated version"
         notes.append(f"no rows of {title} {version}: predicted as {known}, the nearest epoch known")
     rests_on = f"{entry['rows']} published rows of {title} on {', '.join(entry['devices'] or entry['near'])}"
-    if basis == "related":
-        notes.append(f"no rows of {title} on {device.name}: scaled by its bandwidth, arithmetic and links")
-    elif basis == "assumed":
-        rests_on = "the factors of SGLang on this vendor's devices, not a measurement"
+    if basis == "assumed":
+        rests_on = "the mean factors of this vendor's devices, not a measurement"
         notes.append(f"no rows of {title} on any device of this vendor")
+    elif basis != "fitted":
+        notes.append(f"no rows of {title} on {device.name}: scaled by its bandwidth, arithmetic and links")
     wide = file["deviations"][basis]
     return Profile(
         engine=engine,
@@ -114,7 +124,21 @@ def find_profile(text: str, device: Device) -> Profile:
         basis=basis,
         rests_on=rests_on,
         notes=tuple(notes),
+        doubling=Deviation(**file["deviations"]["doubling"]),
+        **{name: tuple(entry[name]) for name in ("concurrency", "input_tokens") if name in entry},
     )
+
+
+def _basis(entry: Mapping[str, Any], device: Device) -> str:
+    if device.name in entry["devices"]:
+        return "fitted"
+    if entry["devices"]:
+        return "architecture"
+    return "vendor" if entry["rows"] else "assumed"
+
+
+def _doublings(value: int, seen: tuple[int, int]) -> float:
+    return max(0.0, math.log2(value / seen[1]), math.log2(seen[0] / value))
 
 
 def _factors(values: Mapping[str, float]) -> Factors:
