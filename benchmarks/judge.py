@@ -104,11 +104,14 @@ def profiles_toml(
     new, known = (spread(groups, 0), spread(groups, 1)), (spread(halves, 0), spread(halves, 1))
     deviations = {
         "fitted": known,
-        "architecture": (max(new[0], known[0]), max(new[1], known[1])),
+        # Priors were chosen by people who had seen the rows, which flatters: both errors are added.
+        "architecture": (math.hypot(new[0], known[0]), math.hypot(new[1], known[1])),
         # Of the parts that have no rows, as they act on a step: judgement, on top of what was measured.
         "vendor": (math.hypot(new[0], 0.12), math.hypot(new[1], 0.15)),
         "assumed": (math.hypot(new[0], 0.2), math.hypot(new[1], 0.3)),
-        # Added in quadrature for each doubling of concurrency or prompt beyond the rows.
+        # Added in quadrature: for another version than the rows' (judgement), and for each doubling of
+        # concurrency or prompt beyond the rows.
+        "epoch": (0.08, 0.12),
         "doubling": (spread(far, 0), spread(far, 1)),
     }
     lines = [

@@ -86,7 +86,7 @@ def test_the_page(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ("--server 8xmi301x", 2, "did you mean MI300X?"),
+        ("--server 8xmi301x", 2, "did you mean MI30"),
         ("--server mi300x", 2, "did you mean 8xMI300X?"),
         ("--server 3xmi300x", 2, "128 heads"),
         ("--server 0xmi300x", 2, "0 devices"),
@@ -102,8 +102,9 @@ def test_the_page(capsys: pytest.CaptureFixture[str]) -> None:
         ("--concurrency 0", 2, "'0'"),
         ("--config v3-layr", 2, "did you mean v3-layer?"),
         ("--config v3-layer --mtp 1", 2, "no MTP layer"),
-        ("--server 8xh100", 1, "what would fit: --layout|--weights|--server 8xH200"),
-        ("--server 8xh20 --kv bf16 --weights bf16", 1, "--weights fp8"),
+        ("--server 8xh100", 1, "--server 16xH100 --layout tp16"),
+        ("--server 8xh20 --kv bf16", 1, "--memory-fraction 0.95"),
+        ("--server 1xmi355x --layout tp1", 1, "--server 4xMI355X --layout tp4"),
     ],
 )
 def test_what_cannot_be_says_what_can(
@@ -111,7 +112,7 @@ def test_what_cannot_be_says_what_can(
 ) -> None:
     got, error = refused(f"{ASKED} {arguments}", capsys)
     assert got == code
-    assert any(word in error for word in words.split("|"))
+    assert words in error
 
 
 def test_other_layouts_and_drafts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,6 +133,12 @@ def test_data_parallel_attention_pays_off_where_the_cache_weighs() -> None:
     assert model(layout="ep8dp8").seconds(short) > model(layout="tp8").seconds(short)
 
 
+def test_one_prompt_is_computed_by_one_group() -> None:
+    time = model(layout="ep8dp8")
+    one, eight = Step.of(chunks=[(16384, 0)]), Step.of(chunks=[(2048, 0)] * 8)
+    assert time.seconds(one) > 1.5 * time.seconds(eight)
+
+
 def test_cut_matrix_units_are_used_better() -> None:
     """The H20 multiplies at 0.15 of the H200's peak; a long prompt takes less than the inverse of that."""
     prompt = Step.of(chunks=[(16384, 0)])

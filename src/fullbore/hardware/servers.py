@@ -27,9 +27,16 @@ def find_server(text: str) -> Server:
         return Server(text.lower(), find_device(entry["device"]), entry["count"], entry["note"])
     parts = re.fullmatch(r"(\d{1,5}) ?[xX*] ?(\S+)", text.strip())
     if parts is None:
-        known = [*named, *(f"8x{device.name}" for device in catalogue())]
+        # A device alone lacks its count; most servers have eight.
+        servers = {
+            f"8x{word}".lower(): f"8x{each.name}"
+            for each in catalogue()
+            for word in (each.name, *each.aliases)
+        }
+        near = servers.get(f"8x{text.lower()}", text)
+        known = [*servers.values(), *named]
         raise UsageError(
-            f"unknown server {text[:60]!r}{did_you_mean(text, known)}; expected a count and a device such as "
+            f"unknown server {text[:60]!r}{did_you_mean(near, known)}; expected a count and a device such as "
             f"8xMI300X, or one of {', '.join(named)}"
         )
     count, device = int(parts[1]), find_device(parts[2])

@@ -42,7 +42,7 @@ def _parts(point: Point) -> Iterator[RenderableType]:
     yield Text()
     yield Text(_memory(point))
     yield Text()
-    yield Text(f"Rests on: {profile.rests_on} ({profile.basis}).")
+    yield Text(f"Rests on: {profile.rests_on}.")
     for note in profile.notes:
         yield Text(f"Note: {note}.")
 

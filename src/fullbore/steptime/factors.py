@@ -1,5 +1,6 @@
 """What an engine on a kind of device makes of the roofline: a few factors, each with a physical meaning."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -35,3 +36,7 @@ class Deviation:
 
     step: float  # time of a step, hence TPOT and throughput
     ttft: float
+
+    def with_(self, other: "Deviation") -> "Deviation":
+        """Both together, when they are independent."""
+        return Deviation(math.hypot(self.step, other.step), math.hypot(self.ttft, other.ttft))

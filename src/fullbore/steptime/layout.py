@@ -52,15 +52,16 @@ def parse_layout(text: str) -> Layout:
 
 def check_layout(layout: Layout, config: ModelConfig, devices: int) -> None:
     """UsageError where the layout does not fit the server's device count or the model's heads and experts."""
-    if layout.devices != devices:
+    possible = possible_layouts(config, devices)
+    if layout.devices != devices and possible:
         raise UsageError(
             f"layout {layout} needs {layout.devices} devices and the server has {devices}; possible are "
-            f"{', '.join(map(str, possible_layouts(config, devices))) or 'none of them'}"
+            f"{', '.join(map(str, possible))}"
         )
-    if layout not in possible_layouts(config, devices):
+    if layout not in possible:
         raise UsageError(
             f"layout {layout} cannot split {config.num_attention_heads} heads, {config.n_routed_experts} "
-            f"experts and expert width {config.moe_intermediate_size} evenly; {_advice(config, devices)}"
+            f"experts and expert width {config.moe_intermediate_size} evenly; {_advice(config, possible, devices)}"
         )
 
 
@@ -79,11 +80,10 @@ def possible_layouts(config: ModelConfig, devices: int) -> list[Layout]:
     return found
 
 
-def _advice(config: ModelConfig, devices: int) -> str:
-    possible = possible_layouts(config, devices)
+def _advice(config: ModelConfig, possible: list[Layout], devices: int) -> str:
     if possible:
         return f"on {devices} devices possible: {', '.join(map(str, possible))}"
-    counts = [count for count in range(1, 2 * devices + 1) if possible_layouts(config, count)]
+    counts = [count for count in range(1, max(8, 2 * devices) + 1) if possible_layouts(config, count)]
     return f"{devices} devices have no layout; counts that do: {', '.join(map(str, counts))}"
 
 

@@ -4,6 +4,7 @@ Everything that depends on the token count alone is computed once for each count
 one look-up and the reading of the cache, so a simulator can ask a million times.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,21 +91,24 @@ class StepTime:
 
     def seconds(self, step: Step) -> float:
         """The expected time of ``step``."""
-        total, _ = self._by_tokens(step)
-        total += step.context * self._context_s + step.prefill_pairs * self._pair_s
+        total = self._by_tokens(step)[0] + step.context * self._context_s + self._pairs_s(step)
         # Only decodes are replayed from a graph; the host launches every kernel of other steps.
         return max(total, self._eager_s) if step.prefill_tokens else total
 
     def of(self, step: Step) -> StepCost:
         """The time of ``step`` with its interval, and what it is spent on."""
-        total, times = self._by_tokens(step)
-        terms = list(times)
+        terms = list(self._by_tokens(step)[1])
         terms[self._context_kind] += step.context * self._context_s
-        terms[_AT[ARITHMETIC]] += step.prefill_pairs * self._pair_s
+        terms[_AT[ARITHMETIC]] += self._pairs_s(step)
         seconds = self.seconds(step)
-        waiting = seconds - (total + step.context * self._context_s + step.prefill_pairs * self._pair_s)
-        terms[_AT[HOST]] += max(0.0, waiting)
+        terms[_AT[HOST]] += max(0.0, seconds - sum(terms))  # until the host has launched everything
         return StepCost(Interval.spread(seconds, self.deviation.step), dict(zip(KINDS, terms, strict=True)))
+
+    def _pairs_s(self, step: Step) -> float:
+        """Attention of new tokens, in the busiest group."""
+        if not step.prefill_pairs:
+            return 0.0
+        return step.prefill_pairs * self._pair_s * self._crowding(step.sampled - step.decodes)
 
     def floor_s(self, step: Step) -> float:
         """The least for a step of decodes: the weights that are touched and the cache, read once at full
@@ -141,23 +145,28 @@ class StepTime:
             return tuple(times)
         rows = sampled + decodes * setting.drafts
         dense, moe = config.first_k_dense_replace, config.num_hidden_layers - config.first_k_dense_replace
-        self._layer(times, tokens, dense, False)
-        self._layer(times, tokens, moe, True)
+        crowding = self._crowding(sampled - decodes)
+        local = -(-verified // layout.dp) + math.ceil(prefill_tokens * crowding / layout.dp)
+        self._layer(times, tokens, local, dense, False)
+        self._layer(times, tokens, local, moe, True)
         self._product(times, -(-rows // layout.dp), self._share.head, 1)
         for _ in range(setting.drafts):  # one after the other: each needs the token before
-            self._layer(times, decodes, 1, True)
+            self._layer(times, decodes, -(-decodes // layout.dp), 1, True)
             self._product(times, -(-decodes // layout.dp), self._share.draft, 1)
             self._product(times, -(-decodes // layout.dp), self._share.head, 1)
-        times[_AT[COLLECTIVES]] += self._tp_links.all_reduce_s(
-            -(-tokens // layout.dp) * config.hidden_size * _ACTIVATION_BYTES
-        )
+        embedded = local * config.hidden_size * _ACTIVATION_BYTES
+        times[_AT[COLLECTIVES]] += self._tp_links.all_reduce_s(embedded)
         times[_AT[HOST]] += factors.step_us * 1e-6 * (1 + setting.drafts) + rows * factors.row_us * 1e-6
         return tuple(times)
 
-    def _layer(self, times: list[float], tokens: int, count: int, moe: bool) -> None:
-        """Adds ``count`` layers with ``tokens`` rows of the whole server."""
+    def _crowding(self, prompts: int) -> float:
+        """Prompt tokens of the busiest attention group over the mean: a prompt is computed by one group."""
+        dp, prompts = self.setting.layout.dp, max(1, prompts)
+        return -(-prompts // dp) * dp / prompts
+
+    def _layer(self, times: list[float], tokens: int, local: int, count: int, moe: bool) -> None:
+        """Adds ``count`` layers; ``tokens``: rows of the server, ``local``: of the busiest group."""
         config, layout, part = self.setting.config, self.setting.layout, self._share
-        local = -(-tokens // layout.dp)  # rows of one attention group
         for matrix in part.attention:
             self._product(times, local, matrix, count)
         if moe:

@@ -59,10 +59,7 @@ class Profile:
     def deviation_at(self, concurrency: int, input_tokens: int) -> Deviation:
         """``deviation``, wider the further a load is from the rows."""
         far = _doublings(concurrency, self.concurrency) + _doublings(input_tokens, self.input_tokens)
-        return Deviation(
-            math.hypot(self.deviation.step, far * self.doubling.step),
-            math.hypot(self.deviation.ttft, far * self.doubling.ttft),
-        )
+        return self.deviation.with_(Deviation(far * self.doubling.step, far * self.doubling.ttft))
 
 
 def engine_names() -> list[str]:
@@ -104,7 +101,8 @@ def find_profile(text: str, device: Device) -> Profile:
     entry = entries[device.architecture]
     basis = _basis(entry, device)
     notes = []
-    if version and version.split("-")[0] != epoch:  # 0.5.9-rocm700 is a build of 0.5.9
+    other_epoch = bool(version) and version.split("-")[0] != epoch  # 0.5.9-rocm700 is a build of 0.5.9
+    if other_epoch:
         known = f"{title} {epoch}" if epoch else f"{title} of an unstated version"
         notes.append(f"no rows of {title} {version}: predicted as {known}, the nearest epoch known")
     rests_on = f"{entry['rows']} published rows of {title} on {', '.join(entry['devices'] or entry['near'])}"
@@ -113,18 +111,19 @@ def find_profile(text: str, device: Device) -> Profile:
         notes.append(f"no rows of {title} on any device of this vendor")
     elif basis != "fitted":
         notes.append(f"no rows of {title} on {device.name}: scaled by its bandwidth, arithmetic and links")
-    wide = file["deviations"][basis]
+    deviations = {name: Deviation(**values) for name, values in file["deviations"].items()}
+    wide = deviations[basis]
     return Profile(
         engine=engine,
         title=title,
         epoch=epoch,
         policy=policy_of(engine, device.architecture),
         factors=_factors(entry["factors"]),
-        deviation=Deviation(wide["step"], wide["ttft"]),
+        deviation=wide.with_(deviations["epoch"]) if other_epoch else wide,
         basis=basis,
         rests_on=rests_on,
         notes=tuple(notes),
-        doubling=Deviation(**file["deviations"]["doubling"]),
+        doubling=deviations["doubling"],
         **{name: tuple(entry[name]) for name in ("concurrency", "input_tokens") if name in entry},
     )
 
