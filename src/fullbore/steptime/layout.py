@@ -61,7 +61,8 @@ def check_layout(layout: Layout, config: ModelConfig, devices: int) -> None:
     if layout not in possible:
         raise UsageError(
             f"layout {layout} cannot split {config.num_attention_heads} heads, {config.n_routed_experts} "
-            f"experts and expert width {config.moe_intermediate_size} evenly; {_advice(config, possible, devices)}"
+            f"experts and expert width {config.moe_intermediate_size} evenly; "
+            f"{_advice(config, possible, devices)}"
         )
 
 
