@@ -13,7 +13,7 @@ from fullbore.errors import FullboreError, UsageError, did_you_mean
 
 PREFIX = "FULLBORE_"
 # Variables that stand for no flag: they are read where kernels are loaded, by whatever program loads them.
-VARIABLES = frozenset({"FULLBORE_CPU_ISA"})
+VARIABLES = frozenset({"FULLBORE_CPU_ISA", "FULLBORE_PIN"})
 TRUTH = {
     "1": True,
     "true": True,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.model.traffic import step_traffic
 from fullbore.steptime.factors import Deviation, Factors
 from fullbore.steptime.layout import parse_layout, possible_layouts
 from fullbore.steptime.model import Setting, StepTime
@@ -56,6 +57,13 @@ def test_floors_of_the_published_record(server: str, dialog_ms: float, code_ms: 
     floors = [model(server).floor_s(decodes(158, 640)) * 1e3, model(server).floor_s(decodes(140, 2560)) * 1e3]
     # kv_b is counted in bf16, as engines keep it: 0.1 GB more than the table's.
     assert floors == pytest.approx([dialog_ms, code_ms], rel=0.01)
+
+
+@given(st.integers(1, 600), st.integers(1, 20_000))
+def test_the_floor_is_what_the_published_tensors_say(count: int, context: int) -> None:
+    floor = model().floor_s(decodes(count, context))
+    counted = step_traffic(CONFIG, count, context).device_bytes(8) / 4.8e12
+    assert floor == pytest.approx(counted, rel=0.02)  # kv_b is 0.13 GB larger here
 
 
 @settings(max_examples=60, deadline=None)

@@ -22,6 +22,7 @@ constexpr int kInRegisters<Fp8Block, A> = std::is_same_v<A, float> ? 3 : 5;
 
 template <class F, class A>
 void multiply_in_registers(const A* const* a, int rows, const uint8_t* w, int64_t in, float* c, const uint8_t* next) {
+  using Source = std::conditional_t<std::is_same_v<F, Fp32>, Floats, Pairs>;
   alignas(64) bf16 scratch[F::kCoded ? kBlock * kPanel : 1];
   const int tiles = (rows + kRows - 1) / kRows;
   const bool in_registers = rows <= kInRegisters<F, A>;
@@ -46,13 +47,15 @@ void multiply_in_registers(const A* const* a, int rows, const uint8_t* w, int64_
           if (in_registers) return tile<R, Fetch{F::kLines, 2}>(at, Codes(block), pairs, soon, into);
 #endif
         const void* const whole = F::kCoded ? static_cast<const void*>(scratch) : block;
-        const Pairs weights(static_cast<const uint32_t*>(whole) + before * kPanel);
+        const Source weights(static_cast<const uint32_t*>(whole) + before * kPanel);
         if (tiles == 1) return tile<R, Fetch{F::kLines, F::kCache}>(at, weights, pairs, soon, into);
         // The next block, a part of each line by each of the first tiles.
         const int lines = (F::kLines + tiles - 1) / tiles;
         const uint8_t* ahead = after + (t * kPairs + before) * lines * 64;
         if (t * lines >= F::kLines) return tile<R, Fetch{0, F::kCache}>(at, weights, pairs, ahead, into);
         if (lines == 1) return tile<R, Fetch{1, F::kCache}>(at, weights, pairs, ahead, into);
+        if constexpr (F::kLines > 4)
+          if (lines > 2) return tile<R, Fetch{4, F::kCache}>(at, weights, pairs, ahead, into);
         if constexpr (F::kLines > 2) tile<R, Fetch{2, F::kCache}>(at, weights, pairs, ahead, into);
       });
     }
@@ -70,6 +73,7 @@ void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* 
 }
 
 template void multiply<Bf16>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
+template void multiply<Fp32>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 template void multiply<Fp8Block>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 template void multiply<Int8>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 template void multiply<Int4G32>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);

@@ -53,6 +53,17 @@ class Pairs {
   const uint32_t* pairs_;
 };
 
+// Vector `j` of one input, in float32.
+class Floats {
+ public:
+  explicit Floats(const void* floats) : floats_(static_cast<const float*>(floats)) {}
+
+  INLINE vf load(int input, int j) const { return fullbore::load(floats_ + input * kPanel + j * W); }
+
+ private:
+  const float* floats_;
+};
+
 #if defined(__AVX512VBMI__)
 
 class Codes {
@@ -111,13 +122,15 @@ template <int R, Fetch kFetch, class Source, class Into>
   for (int j0 = 0; j0 < kPanel / W; j0 += kVectors) {
     vf sums[R][kVectors] = {};
     for (int k = 0; k < pairs; ++k) {
-      vu both[kVectors];
-      w.load(k, j0, both);
+      constexpr bool kWiden = !std::is_same_v<Source, Floats>;
+      [[maybe_unused]] vu both[kVectors];
+      if constexpr (kWiden) w.load(k, j0, both);
       prefetch<kFetch>(ahead, k);
       unrolled<2>([&](auto input) INLINE {
         vf weight[kVectors];
         unrolled<kVectors>([&](auto j) INLINE {
-          weight[j] = reinterpret_cast<vf>(input ? both[j] & 0xffff0000u : both[j] << 16);
+          if constexpr (kWiden) weight[j] = reinterpret_cast<vf>(input ? both[j] & 0xffff0000u : both[j] << 16);
+          else weight[j] = w.load(2 * k + input, j0 + j);
         });
         unrolled<R>([&](auto row) INLINE {
           const vf x = splat(a[row][2 * k + input]);
