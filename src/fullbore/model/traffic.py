@@ -5,6 +5,7 @@ a real step takes longer.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 from fullbore.model.config import ModelConfig
 from fullbore.model.specs import TensorSpec, is_mtp, tensor_specs
@@ -42,29 +43,49 @@ def step_traffic(config: ModelConfig, batch: int, context: int, cache_value_byte
 
     Then each of E experts is missed by all of ``batch`` tokens, which visit k of them, with (1 - k/E)^batch.
     """
+    weights = _weights(config)
     chosen = config.num_experts_per_tok / config.n_routed_experts
     touched = 1 - (1 - chosen) ** batch
-    split = whole = multiplied = 0.0
-    for name, spec in tensor_specs(config).items():
-        if is_mtp(config, name) or not _is_read(config, name, spec):
-            continue
-        routed = ".mlp.experts." in name
-        size = _stored_bytes(config, spec) * (touched if routed else 1.0)
-        if any(part in name for part in _WHOLE):
-            whole += size
-        else:
-            split += size
-        if spec.kind in ("linear", "matrix"):
-            multiplied += spec.elements * (chosen if routed else 1.0)
     return StepTraffic(
         batch=batch,
         context=context,
         experts_touched=touched * config.n_routed_experts,
-        split_weight_bytes=split,
-        whole_weight_bytes=whole,
+        split_weight_bytes=weights.split_bytes + touched * weights.routed_bytes,
+        whole_weight_bytes=weights.whole_bytes,
         latent_bytes=batch * context * config.num_hidden_layers * config.latent_dim * cache_value_bytes,
-        flop=2.0 * batch * multiplied,
+        flop=2.0 * batch * (weights.elements + chosen * weights.routed_elements),
     )
+
+
+@dataclass
+class _Weights:
+    """Sums over the tensors that a step reads; ``routed``: of all routed experts."""
+
+    split_bytes: int = 0
+    whole_bytes: int = 0
+    routed_bytes: int = 0
+    elements: int = 0  # of matrices
+    routed_elements: int = 0
+
+
+@cache
+def _weights(config: ModelConfig) -> _Weights:
+    sums = _Weights()
+    for name, spec in tensor_specs(config).items():
+        if is_mtp(config, name) or not _is_read(config, name, spec):
+            continue
+        size = _stored_bytes(config, spec)
+        elements = spec.elements if spec.kind in ("linear", "matrix") else 0
+        if ".mlp.experts." in name:
+            sums.routed_bytes += size
+            sums.routed_elements += elements
+            continue
+        sums.elements += elements
+        if any(part in name for part in _WHOLE):
+            sums.whole_bytes += size
+        else:
+            sums.split_bytes += size
+    return sums
 
 
 def _is_read(config: ModelConfig, name: str, spec: TensorSpec) -> bool:
