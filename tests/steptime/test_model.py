@@ -63,7 +63,8 @@ def test_floors_of_the_published_record(server: str, dialog_ms: float, code_ms: 
 def test_the_floor_is_what_the_published_tensors_say(count: int, context: int) -> None:
     floor = model().floor_s(decodes(count, context))
     counted = step_traffic(CONFIG, count, context).device_bytes(8) / 4.8e12
-    assert floor == pytest.approx(counted, rel=0.02)  # kv_b is 0.13 GB larger here
+    kept_bf16 = 61 * 16 * 256 * 512 / 4.8e12  # kv_b, which the checkpoint holds in FP8
+    assert floor == pytest.approx(counted + kept_bf16, rel=2e-3)
 
 
 @settings(max_examples=60, deadline=None)
