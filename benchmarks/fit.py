@@ -65,14 +65,17 @@ PRIORS: Mapping[str, Prior] = {
     "request_ms": Prior(120.0, 180.0, 0.3, 0.2),
 }
 # Medians of a part other than 1. TensorRT-LLM against SGLang in the operator times on H200, experts in tp8:
-# 46 us more at 16 tokens, and 0.5 us more for each further token. CDNA4 has half as many I/O dies to cross as
-# CDNA3 and a higher clock, and its vendor's libraries are tuned for it first: a judgement, there are no rows.
+# 46 us more at 16 tokens, and 0.5 us more for each further token. CDNA4 has no rows: half as many I/O dies to
+# cross as CDNA3, a higher clock, and libraries tuned for it first, so that a step should gain at least what the
+# bandwidth does. That is a judgement, and its interval is wide.
 PARTS: Mapping[Key, float] = {
     ("layer_us", "trtllm@hopper"): 1.45,
     ("passes", "trtllm@hopper"): 2.0,
-    ("layer_us", "sglang@cdna4"): 0.8,
+    ("memory", "cdna4"): 1.1,
     ("hop_us", "cdna4"): 0.8,
-    ("eager_us", "sglang@cdna4"): 0.9,
+    ("layer_us", "cdna4"): 0.7,
+    ("eager_us", "cdna4"): 0.8,
+    ("passes", "cdna4"): 0.85,
 }
 SHARES = ("memory", "attention", "gemm", "link")
 TILES = {"nvidia": 16, "amd": 32}
@@ -126,12 +129,18 @@ def part(name: str, architecture: str, engine: str) -> Key:
     return name, f"{engine}@{architecture}" if PRIORS[name].software else architecture
 
 
+def median(key: Key) -> float:
+    """Of a part before any row: what is said of the engine there, or of the architecture."""
+    name, whose = key
+    return PARTS.get(key, PARTS.get((name, whose.rpartition("@")[2]), 1.0))
+
+
 def compose(values: Values, vendor: str, architecture: str, engine: str) -> Factors:
     """Factors of an engine on an architecture."""
     product = {}
     for name in PRIORS:
         key = part(name, architecture, engine)
-        value = values[name, vendor] * values.get(key, PARTS.get(key, 1.0))
+        value = values[name, vendor] * values.get(key, median(key))
         product[name] = min(1.0, value) if name in SHARES else value
     return Factors(**product, tile=TILES[vendor])
 
@@ -149,7 +158,7 @@ def start(chosen: Sequence[Row]) -> Values:
     for name, prior in PRIORS.items():
         values[name, "nvidia"], values[name, "amd"] = prior.nvidia, prior.amd
     for row in chosen:
-        values |= {key: PARTS.get(key, 1.0) for key in keys_of(row) if key not in values}
+        values |= {key: median(key) for key in keys_of(row) if key not in values}
     return values
 
 

@@ -62,7 +62,7 @@ def test_prompts_stall_decodes_unless_they_share_a_step() -> None:
 def test_rare_looks_at_the_queue_delay_the_first_token_only() -> None:
     load = Load(input_tokens=64, output_tokens=200, length_range=0.5, concurrency=16, requests=160)
     often = run(load, PLAIN, seconds)
-    rarely = run(load, Policy(8192, 10_000, False, ((1, 30),)), seconds)
+    rarely = run(load, Policy(8192, 10_000, False, polls=((1, 30),)), seconds)
     wait_s = fmean(rarely.ttft_s) - fmean(often.ttft_s)
     step_s = seconds(Step(16, 16 * 150))
     assert 0.3 * 30 / 2 * step_s < wait_s < 30 * step_s

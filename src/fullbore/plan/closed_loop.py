@@ -80,7 +80,7 @@ class _Loop:
         self.now_s = self.prefill_s = self.busy_s = 0.0
         self.steps = 0
         self.context = 0.0
-        self.reserved = 0.0  # cache tokens of all that run, at their full length
+        self.reserved = 0.0  # cache tokens of all that were admitted
         self.unread = self.poll  # decode steps since the last look at new requests
         self.row_steps = self.context_steps = 0.0
 
@@ -130,11 +130,12 @@ class _Loop:
         ready: list[int] = []
         while self.waiting and room > 0 and len(self.ending) + len(ready) < self.policy.most_running:
             entry = self.waiting[0]
-            prompt, answer = self.lengths[entry[0]]
+            prompt = self.lengths[entry[0]][0]
             if entry[1] == 0:
-                if (self.ending or ready) and self.reserved + prompt + answer > self.cache_tokens:
+                needed = self._needed(entry[0])
+                if (self.ending or ready) and self.reserved + needed > self.cache_tokens:
                     break
-                self.reserved += prompt + answer
+                self.reserved += needed
             new = min(prompt - entry[1], room)
             chunks.append((new, entry[1]))
             entry[1] += new
@@ -187,6 +188,11 @@ class _Loop:
         self._tick(count)
         self._finish()
 
+    def _needed(self, request: int) -> float:
+        """Cache tokens that must be free to admit it."""
+        prompt, answer = self.lengths[request]
+        return prompt + answer * self.policy.reserved
+
     def _advance(self, cost_s: float) -> None:
         self.now_s += cost_s
         self.busy_s += cost_s
@@ -201,7 +207,7 @@ class _Loop:
             _, request = heappop(self.ending)
             prompt, answer = self.lengths[request]
             self.context = max(0.0, self.context - prompt - answer + 1) if self.ending else 0.0
-            self.reserved -= prompt + answer
+            self.reserved -= self._needed(request)
             self.last_s[request] = self.now_s + self.half_s
             self._send(self.last_s[request])
 

@@ -24,12 +24,14 @@ class Policy:
     """How an engine's scheduler chooses. chunk_tokens: prompt tokens in one step. most_running: sequences.
 
     mixed: decodes run beside prompt chunks (in-flight batching); otherwise they wait while prompts run.
+    reserved: share of its answer that a request must find room for when it is admitted.
     polls: (concurrency from which it holds, decode steps between two looks at new requests), ascending.
     """
 
     chunk_tokens: int
     most_running: int
     mixed: bool
+    reserved: float = 1.0
     polls: tuple[tuple[int, int], ...] = ((1, 1),)
 
     def poll_steps(self, concurrency: int) -> int:
@@ -53,8 +55,8 @@ class Profile:
     rests_on: str  # in a sentence
     notes: tuple[str, ...]  # what the user should know about the choice
     doubling: Deviation  # for each doubling of a load beyond the rows
-    concurrency: tuple[int, int] = (1, 1)  # of the rows, least and most
-    input_tokens: tuple[int, int] = (1, 1)
+    concurrency: tuple[int, int] | None = None  # of the rows, least and most; None where there are none
+    input_tokens: tuple[int, int] | None = None
 
     def deviation_at(self, concurrency: int, input_tokens: int) -> Deviation:
         """``deviation``, wider the further a load is from the rows."""
@@ -72,7 +74,7 @@ def policy_of(engine: str, architecture: str) -> Policy:
     table = _read("engines.toml")[engine]
     values = {**table, **table.get(architecture, {})}
     polls = tuple((start, steps) for start, steps in values["polls"])
-    return Policy(values["chunk_tokens"], values["most_running"], values["mixed"], polls)
+    return Policy(values["chunk_tokens"], values["most_running"], values["mixed"], values["reserved"], polls)
 
 
 def split_engine(text: str) -> tuple[str, str]:
@@ -136,7 +138,9 @@ def _basis(entry: Mapping[str, Any], device: Device) -> str:
     return "vendor" if entry["rows"] else "assumed"
 
 
-def _doublings(value: int, seen: tuple[int, int]) -> float:
+def _doublings(value: int, seen: tuple[int, int] | None) -> float:
+    if seen is None:  # an interval that was assumed, not measured, holds for any load
+        return 0.0
     return max(0.0, math.log2(value / seen[1]), math.log2(seen[0] / value))
 
 
