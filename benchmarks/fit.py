@@ -65,9 +65,9 @@ PRIORS: Mapping[str, Prior] = {
     "request_ms": Prior(120.0, 180.0, 0.3, 0.2),
 }
 # Medians of a part other than 1. TensorRT-LLM against SGLang in the operator times on H200, experts in tp8:
-# 46 us more at 16 tokens, and 0.5 us more for each further token. CDNA4 has no rows: half as many I/O dies to
-# cross as CDNA3, a higher clock, and libraries tuned for it first, so that a step should gain at least what the
-# bandwidth does. That is a judgement, and its interval is wide.
+# 46 us more at 16 tokens, and 0.5 us more for each further token. CDNA4 has no rows: half as many I/O dies as
+# CDNA3 to cross, a higher clock, and libraries tuned for it first, so that a step should gain at least what
+# the bandwidth does. That is a judgement, and its interval is wide.
 PARTS: Mapping[Key, float] = {
     ("layer_us", "trtllm@hopper"): 1.45,
     ("passes", "trtllm@hopper"): 2.0,
