@@ -36,6 +36,9 @@ VERBS: Mapping[str, Verb] = {
     "bench audit": Verb(
         "fullbore.bench.audit_command", "say what a published figure implies, and if it can be"
     ),
+    "bench mock": Verb(
+        "fullbore.bench.mock_command", "serve answers of exactly known timing, without a model"
+    ),
     "tune": Verb("fullbore.tune.command", "measure this machine's kernels and choose the best for a model"),
     "plan point": Verb("fullbore.plan.point_command", "predict what a server will do at one concurrency"),
     "inspect": Verb("fullbore.model.inspect_command", "show what a checkpoint holds, and check it"),

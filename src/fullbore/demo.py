@@ -1,6 +1,5 @@
 """``python -m fullbore.demo``: serve the demo model, talk to it, measure it, and leave nothing running."""
 
-import asyncio
 import importlib
 import json
 import os
@@ -22,6 +21,7 @@ from typing import IO, TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from fullbore.bench import running
 from fullbore.bench.command import INTERRUPTED, Bench, measure
 from fullbore.bench.report import Result
 from fullbore.bench.table import console, report
@@ -94,7 +94,7 @@ def run(steps: Steps, screen: Console) -> int:
         for name, scale in steps.scenarios:
             scenario = replace(load_scenario(name).scaled(scale), seed=SEED)
             bench = Bench(url, scenario, steps.concurrencies, seconds=steps.seconds)
-            interrupted = not asyncio.run(measure(bench, results.append, console(stderr=True)))
+            interrupted = not running.run(measure(bench, results.append, console(stderr=True)))
             if interrupted:
                 break
     if results:

@@ -6,18 +6,22 @@ import math
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from fullbore.bench.client import Client, Target
-from fullbore.bench.load import Live, Load, closed_loop
+from fullbore.bench import running
+from fullbore.bench.client import COMPLETIONS, ENDPOINTS, Client, Target
+from fullbore.bench.load import Live, Load
 from fullbore.bench.report import Result, check_writable, write_json
 from fullbore.bench.table import console, report
+from fullbore.bench.workers import drive_across
 from fullbore.errors import FullboreError, UsageError
 from fullbore.scenario.arrival import MOST_CONCURRENCY, ClosedLoop
 from fullbore.scenario.lengths import Fixed
@@ -43,6 +47,9 @@ class Bench:
     api_key: str = ""
     vocab_size: int = 0
     timeout_s: float = 600.0
+    endpoint: str = COMPLETIONS
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    processes: int = 0  # 0: as many as the concurrency needs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +101,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="a stream that brings nothing for S seconds failed",
     )
+    add("--endpoint", default=COMPLETIONS, choices=sorted(ENDPOINTS), help="default completions")
+    add(
+        "--extra-body",
+        type=_object,
+        default={},
+        metavar="JSON",
+        help="fields that are added to each request, such as '{\"top_p\": 0.9}'",
+    )
+    add(
+        "--processes",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="of this client (default: one for every 512 in flight, up to one a core)",
+    )
     add("--json", default="", metavar="FILE", help="write the report there")
 
 
@@ -109,13 +131,16 @@ def run(args: argparse.Namespace) -> int:
     bench = Bench(
         url=url,
         scenario=scenario,
-        concurrencies=args.concurrency or (scenario.arrival.concurrency,),
+        concurrencies=args.concurrency or _own_concurrency(scenario),
         requests=args.requests,
         seconds=args.seconds,
         model=args.model,
         api_key=args.api_key or os.environ.get("OPENAI_API_KEY", ""),
         vocab_size=args.vocab,
         timeout_s=args.timeout,
+        endpoint=args.endpoint,
+        extra_body=args.extra_body,
+        processes=args.processes,
     )
     results: list[Result] = []
 
@@ -125,13 +150,13 @@ def run(args: argparse.Namespace) -> int:
             write_json(args.json, results)
 
     try:
-        finished = asyncio.run(measure(bench, keep, console(stderr=True)))
+        finished = running.run(measure(bench, keep, console(stderr=True)))
     finally:
         if results:
             console().print(report(results))
     if not finished:
         return INTERRUPTED
-    return 0 if all(result.figures.requests_ok for result in results) else 1
+    return 0 if all(result.figures.requests_ok and not result.load.failed for result in results) else 1
 
 
 async def measure(bench: Bench, keep: Callable[[Result], None], screen: Console) -> bool:
@@ -139,7 +164,7 @@ async def measure(bench: Bench, keep: Callable[[Result], None], screen: Console)
 
     False when the user interrupted; what was measured until then has been kept. Progress goes to ``screen``.
     """
-    async with Client(bench.url, bench.api_key, bench.timeout_s) as client:
+    async with Client(bench.url, bench.api_key, bench.timeout_s, bench.endpoint, bench.extra_body) as client:
         target = await client.discover(bench.model, bench.vocab_size)
         scenario = bench.scenario
         _check_fits(scenario, target)
@@ -147,14 +172,16 @@ async def measure(bench: Bench, keep: Callable[[Result], None], screen: Console)
         screen.print(f"{scenario.describe()}; seed {scenario.seed}; {target.model}{weights} at {target.url}")
         for concurrency in bench.concurrencies:
             count = bench.requests or max(FEWEST_REQUESTS, REQUESTS_PER_SLOT * concurrency)
-            warmed = await _warm_up(client, target, scenario, min(concurrency, count), screen)
+            warmed = await _warm_up(
+                bench.processes, client, target, scenario, min(concurrency, count), screen
+            )
             if warmed.interrupted:
                 return False
             live = Live()
             async with _progress(screen, scenario, concurrency, count, live, bench.seconds):
                 sessions = scenario.sessions(f"concurrency {concurrency}", count)
-                load = await closed_loop(
-                    client, target, sessions, concurrency, seconds=bench.seconds, live=live
+                load = await drive_across(
+                    bench.processes, client, target, sessions, concurrency, seconds=bench.seconds, live=live
                 )
             if load.records:
                 arrival = ClosedLoop(concurrency)
@@ -165,14 +192,14 @@ async def measure(bench: Bench, keep: Callable[[Result], None], screen: Console)
 
 
 async def _warm_up(
-    client: Client, target: Target, scenario: Scenario, concurrency: int, screen: Console
+    processes: int, client: Client, target: Target, scenario: Scenario, concurrency: int, screen: Console
 ) -> Load:
     """One short request a slot, with other prompts than the measured ones, which no prefix cache may know."""
-    short = replace(scenario, output=Fixed(min(scenario.output_tokens, WARM_UP_TOKENS)))
+    short = scenario.warm_up(concurrency, WARM_UP_TOKENS)
     live = Live()
     async with _progress(screen, short, concurrency, concurrency, live, what="warm-up "):
         sessions = short.sessions(f"warm-up {concurrency}", concurrency)
-        load = await closed_loop(client, target, sessions, concurrency, live=live)
+        load = await drive_across(processes, client, target, sessions, concurrency, live=live)
     if load.records and not load.interrupted and not any(record.ok for record in load.records):
         first = load.records[0]
         raise FullboreError(
@@ -247,8 +274,14 @@ def _scenario(args: argparse.Namespace) -> Scenario:
     return replace(scenario, seed=secrets.randbits(32) if args.seed is None else args.seed)
 
 
+def _own_concurrency(scenario: Scenario) -> tuple[int, ...]:
+    if scenario.concurrency is None:
+        raise UsageError(f"{scenario.name} is no closed loop; say how many are in flight with --concurrency")
+    return (scenario.concurrency,)
+
+
 def _check_fits(scenario: Scenario, target: Target) -> None:
-    need = scenario.input.most + scenario.output.most
+    need = scenario.most_tokens
     if target.max_model_len and need > target.max_model_len:
         fitting = Fraction(target.max_model_len, need) * scenario.scale
         raise UsageError(
@@ -273,6 +306,13 @@ def _whole(text: str, most: int) -> int:
     if not 1 <= value <= most:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {most}")
     return value
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object ({error})") from error
 
 
 def _seconds(text: str) -> float:
