@@ -103,7 +103,7 @@ def test_the_page(capsys: pytest.CaptureFixture[str]) -> None:
         ("--config v3-layr", 2, "did you mean v3-layer?"),
         ("--config v3-layer --mtp 1", 2, "no MTP layer"),
         ("--server 8xh100", 1, "--server 16xH100 --layout tp16"),
-        ("--server 8xh20 --kv bf16", 1, "--memory-fraction 0.95"),
+        ("--server 8xh20 --kv bf16 --memory-fraction 0.9", 1, "--memory-fraction 0.97"),
         ("--server 1xmi355x --layout tp1", 1, "--server 4xMI355X --layout tp4"),
     ],
 )
@@ -121,6 +121,14 @@ def test_other_layouts_and_drafts(capsys: pytest.CaptureFixture[str]) -> None:
     assert spread["memory"]["cache_tokens"] > 5 * plain["memory"]["cache_tokens"]
     drafted = told(f"{ASKED} --mtp 1 --acceptance 0.85", capsys)
     assert drafted["tpot_ms"]["mean"] < plain["tpot_ms"]["mean"]
+
+
+def test_more_memory_is_used_where_that_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Four B200 hold the weights in FP8, as do eight H20 with 96 GB, but not with a tenth kept free."""
+    assert told(ASKED, capsys)["memory"]["used_share"] == 0.9
+    four = told(f"{ASKED} --server 4xb200 --layout tp4", capsys)
+    assert four["memory"]["used_share"] == 0.97
+    assert told(f"{ASKED} --server h20-768g", capsys)["memory"]["used_share"] == 0.97
 
 
 def test_drafts_are_accepted_up_to_the_first_refusal() -> None:

@@ -199,7 +199,7 @@ class _Loop:
 
     def _tick(self, count: int) -> None:
         self.steps += count
-        self.unread = (self.unread + count) if self.unread + count <= self.poll else self.poll
+        self.unread = min(self.unread + count, self.poll)
         self.context += count * len(self.ending) * self.accepted
 
     def _finish(self) -> None:

@@ -13,6 +13,7 @@ from fullbore.steptime.network import CACHE_BYTES, RECIPES, cache_token_bytes, w
 # Activations of a prompt's chunk, graphs and buffers of collectives, on each device.
 _WORKSPACE_BYTES = 2.75e9
 _MOST_SUGGESTIONS = 4
+USUAL_SHARE, MOST_SHARE = 0.9, 0.97  # of a device's memory that engines use, and that they can
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,17 @@ def memory(setting: Setting, used_share: float) -> Memory:
     return Memory(capacity, used_share, weights, _WORKSPACE_BYTES, left, token, tokens)
 
 
-def check_memory(setting: Setting, used_share: float, request_tokens: int) -> Memory:
-    """The memory of ``setting``; CapacityError, with what would fit, where not one such request does."""
-    found = memory(setting, used_share)
-    if found.requests(request_tokens) >= setting.layout.dp:
-        return found
+def check_memory(setting: Setting, used_share: float | None, request_tokens: int) -> Memory:
+    """The memory of ``setting``; CapacityError, with what would fit, where not one such request does.
+
+    used_share: None for the usual one, or the most where the usual one does not hold a request.
+    """
+    shares = (USUAL_SHARE, MOST_SHARE) if used_share is None else (used_share,)
+    for share in shares:
+        found = memory(setting, share)
+        if found.requests(request_tokens) >= setting.layout.dp:
+            return found
+    used_share = found.used_share
     server = setting.server
     tokens = f"{found.cache_tokens} tokens of {setting.cache} cache" if found.cache_bytes > 0 else "no cache"
     fits = list(_alternatives(setting, used_share, request_tokens))[:_MOST_SUGGESTIONS]
@@ -70,8 +77,8 @@ def _alternatives(setting: Setting, used_share: float, tokens: int) -> Iterator[
     for cache in CACHE_BYTES:
         if CACHE_BYTES[cache] < CACHE_BYTES[setting.cache] and fits(replace(setting, cache=cache)):
             yield f"--kv {cache}"
-    if used_share < 0.95 and fits(setting, 0.95):
-        yield "--memory-fraction 0.95"
+    if used_share < MOST_SHARE and fits(setting, MOST_SHARE):
+        yield f"--memory-fraction {MOST_SHARE}"
     layouts = [replace(setting, layout=layout) for layout in possible_layouts(setting.config, here.count)]
     best = max(layouts, key=lambda changed: memory(changed, used_share).cache_tokens)
     if fits(best) and best.layout != setting.layout:

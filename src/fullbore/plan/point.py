@@ -51,7 +51,7 @@ def accepted_tokens(drafts: int, acceptance: float) -> float:
 
 
 def predict(
-    setting: Setting, profile: Profile, load: Load, acceptance: float = 0.0, used_share: float = 0.9
+    setting: Setting, profile: Profile, load: Load, acceptance: float = 0.0, used_share: float | None = None
 ) -> Point:
     """UsageError for a layout that does not fit the server, CapacityError for a model that does not."""
     wide = profile.deviation_at(load.concurrency, load.input_tokens)

@@ -10,6 +10,7 @@ from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
 from fullbore.plan.closed_loop import Load
+from fullbore.plan.memory import MOST_SHARE, USUAL_SHARE
 from fullbore.plan.point import Point, as_json, predict
 from fullbore.plan.point_page import page
 from fullbore.scenario.arrival import MOST_CONCURRENCY
@@ -55,9 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--memory-fraction",
         "--gpu-memory-utilization",
         type=_share,
-        default=0.9,
         metavar="F",
-        help="of each device's memory in use (default 0.9)",
+        help=f"of each device's memory in use (default {USUAL_SHARE}, {MOST_SHARE} where that is needed)",
     )
     add("--json", action="store_true", help="print one JSON object")
 

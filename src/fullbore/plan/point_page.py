@@ -74,9 +74,10 @@ def _memory(point: Point) -> str:
     at_once = held.requests(tokens)
     used_gb = held.device_bytes * held.used_share / 1e9
     text = (
-        f"Memory of each device: {used_gb:.1f} GB are {held.weight_bytes / 1e9:.1f} GB weights, "
-        f"{held.workspace_bytes / 1e9:.2f} GB workspace and {held.cache_bytes / 1e9:.1f} GB cache; the "
-        f"server caches {held.cache_tokens:,} tokens, {at_once:,} such requests at full length"
+        f"Memory of each device: {used_gb:.1f} GB ({held.used_share:g} of it) are "
+        f"{held.weight_bytes / 1e9:.1f} GB weights, {held.workspace_bytes / 1e9:.2f} GB workspace and "
+        f"{held.cache_bytes / 1e9:.1f} GB cache; the server caches {held.cache_tokens:,} tokens, "
+        f"{at_once:,} such requests at full length"
     )
     if at_once < point.load.concurrency:
         text += f": of {point.load.concurrency} in flight some wait for memory"
