@@ -57,6 +57,8 @@ def test_prompts_stall_decodes_unless_they_share_a_step() -> None:
     beside = run(load, Policy(8192, 10_000, mixed=True), seconds)
     # The shared step carries the decodes too, so nothing is lost by waiting there.
     assert beside.duration_s < stalled.duration_s
+    assert 6 < beside.decodes <= 8
+    assert 6 < stalled.decodes <= 8
 
 
 def test_rare_looks_at_the_queue_delay_the_first_token_only() -> None:

@@ -47,7 +47,7 @@ class Outcome:
     duration_s: float
     input_tokens: int
     output_tokens: int
-    decodes: float  # sequences in a decode step, on average over steps
+    decodes: float  # sequences that decode in a step, on average over the steps that have any
     context: float  # tokens that each of them attends to
     prefill_share: float  # of the busy time
 
@@ -160,6 +160,8 @@ class _Loop:
         self.prefill_s += cost_s
         self.unread = self.poll  # engines look again after every prompt
         if running:
+            self.row_steps += running
+            self.context_steps += self.context
             self._tick(1)
         for request in ready:
             prompt, answer = self.lengths[request]

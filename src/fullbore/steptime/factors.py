@@ -37,6 +37,6 @@ class Deviation:
     step: float  # time of a step, hence TPOT and throughput
     ttft: float
 
-    def with_(self, other: "Deviation") -> "Deviation":
-        """Both together, when they are independent."""
+    def combined(self, other: "Deviation") -> "Deviation":
+        """Of both errors together, when they are independent."""
         return Deviation(math.hypot(self.step, other.step), math.hypot(self.ttft, other.ttft))

@@ -44,6 +44,8 @@ _MOST_OF_PEAK = 0.8
 _EVENNESS = 4.0
 _ACTIVATION_BYTES = 2.0
 
+_MOST_KEPT = 50_000  # times by token counts; chunks of prompts come in any size
+
 Times = tuple[float, ...]  # one for each of KINDS, in seconds
 _AT = {kind: place for place, kind in enumerate(KINDS)}
 
@@ -130,6 +132,8 @@ class StepTime:
         key = step.decodes, step.prefill_tokens, step.sampled
         found = self._times.get(key)
         if found is None:
+            if len(self._times) >= _MOST_KEPT:
+                self._times.clear()
             times = self._count(*key)
             found = self._times[key] = (sum(times), times)
         return found

@@ -61,7 +61,7 @@ class Profile:
     def deviation_at(self, concurrency: int, input_tokens: int) -> Deviation:
         """``deviation``, wider the further a load is from the rows."""
         far = _doublings(concurrency, self.concurrency) + _doublings(input_tokens, self.input_tokens)
-        return self.deviation.with_(Deviation(far * self.doubling.step, far * self.doubling.ttft))
+        return self.deviation.combined(Deviation(far * self.doubling.step, far * self.doubling.ttft))
 
 
 def engine_names() -> list[str]:
@@ -121,7 +121,7 @@ def find_profile(text: str, device: Device) -> Profile:
         epoch=epoch,
         policy=policy_of(engine, device.architecture),
         factors=_factors(entry["factors"]),
-        deviation=wide.with_(deviations["epoch"]) if other_epoch else wide,
+        deviation=wide.combined(deviations["epoch"]) if other_epoch else wide,
         basis=basis,
         rests_on=rests_on,
         notes=tuple(notes),
