@@ -71,7 +71,7 @@ def test_version_and_exit_codes() -> None:
         ),  # no abbreviations: they break when a flag is added
         (["bench", "a", "b"], "unexpected argument b"),
         (["bench", "-x"], "unexpected argument -x"),
-        (["bench", "--requests", "many"], "'many' is no whole number"),
+        (["bench", "--requests", "many"], "'many', expected a whole number from 1"),
         (["bench"], "no server is named"),
     ],
 )

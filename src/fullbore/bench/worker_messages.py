@@ -12,9 +12,10 @@ from fullbore.bench.load import Live
 from fullbore.errors import IntegrityError
 from fullbore.scenario.metrics import Record, Spread
 from fullbore.scenario.prompt import Material, RandomTokens, RandomWords, Session
+from fullbore.scenario.text import TextFile
 
 LENGTH_BYTES = 4  # of a frame, in front of it
-MATERIALS: dict[str, type[Material]] = {kind.__name__: kind for kind in (RandomTokens, RandomWords)}
+MATERIALS: dict[str, type[Material]] = {kind.__name__: kind for kind in (RandomTokens, RandomWords, TextFile)}
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
