@@ -14,8 +14,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = (
     ("__main__",),
     ("cli", "demo"),
-    ("server", "bench", "tune", "train"),
+    ("server", "bench", "tune", "plan", "train"),
     ("engine",),
+    ("steptime",),
     ("model",),
     ("kernels",),
     ("ops",),
@@ -48,8 +49,10 @@ TORCH_FREE = (
     "ops/setting.py",
     "ops/sources.py",
     "scenario",
+    "steptime",
     "server",
     "bench",
+    "plan",
     "cli.py",
     "demo.py",
 )

@@ -31,11 +31,17 @@ class Device:
     bf16_flop_s: Figure
     fp8_flop_s: Figure | None
     link_bytes_s: Figure  # to the other devices of the server, one way
+    fp4_flop_s: Figure | None
+    vendor: str
+    architecture: str
+    units: int  # compute units or streaming multiprocessors
+    topology: str  # of the links: mesh, switch or pcie
+    aliases: tuple[str, ...]
 
 
 def find_device(name: str) -> Device:
     """The device of that name, in upper or lower case; UsageError for one that is not in the catalogue."""
-    devices = {device.name.lower(): device for device in catalogue()}
+    devices = {word.lower(): device for device in catalogue() for word in (device.name, *device.aliases)}
     if name.lower() not in devices:
         known = [device.name for device in catalogue()]
         raise UsageError(
@@ -47,7 +53,7 @@ def find_device(name: str) -> Device:
 @cache
 def catalogue() -> tuple[Device, ...]:
     """Every device that is known."""
-    table = tomllib.loads(_FILE.read_text(encoding="utf-8"))
+    table = read_table()
 
     def device(name: str, values: dict[str, Any]) -> Device:
         def figure(key: str, unit: float) -> Figure | None:
@@ -70,6 +76,18 @@ def catalogue() -> tuple[Device, ...]:
             bf16_flop_s=stated("bf16_tflop_s", 1e12),
             fp8_flop_s=figure("fp8_tflop_s", 1e12),
             link_bytes_s=stated("link_gb_s", 1e9),
+            fp4_flop_s=figure("fp4_tflop_s", 1e12),
+            vendor=values["vendor"],
+            architecture=values["architecture"],
+            units=values["units"],
+            topology=values["topology"],
+            aliases=tuple(values.get("aliases", ())),
         )
 
     return tuple(device(name, values) for name, values in table["devices"].items())
+
+
+@cache
+def read_table() -> dict[str, Any]:
+    """The data file as it stands."""
+    return tomllib.loads(_FILE.read_text(encoding="utf-8"))

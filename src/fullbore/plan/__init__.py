@@ -1,0 +1,1 @@
+"""What a server will carry, before it is bought."""
