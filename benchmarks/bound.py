@@ -59,11 +59,8 @@ def rows(args: argparse.Namespace, ceiling: Ceiling) -> Iterator[tuple[str, int,
     for name in args.weights.split(","):
         source = Converted(checkpoint, checkpoint.specs, recipe(name))
         work = workload(checkpoint.config, source, "bfloat16")
-        # VNNI has twice the values of bfloat16 in a register, at the same rate.
-        factor = args.int8_factor if name.startswith("int") else 1.0
-        reached = Ceiling(ceiling.read, {dtype: factor * peak for dtype, peak in ceiling.flops.items()})
         for concurrency in map(int, args.concurrency.split(",")):
-            yield name, concurrency, bound(work, args.input, args.output, concurrency, reached)
+            yield name, concurrency, bound(work, args.input, args.output, concurrency, ceiling)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,19 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--output", type=int, default=128, help="tokens of an answer (default: 128)")
     add("--read", type=float, help="GB/s instead of the probed")
     add("--bfloat16", type=float, help="GFLOP/s instead of the probed")
-    add("--int8-factor", type=float, default=2.0, help="whole numbers' peak by bfloat16's (default: 2)")
+    add("--int8", type=float, help="GFLOP/s instead of the probed")
     args = made.parse_args(argv)
     try:
         found = probes().measure()
-        peak = 1e9 * args.bfloat16 if args.bfloat16 else found.flops["bfloat16"]
-        read = 1e9 * args.read if args.read else found.read
-        title = (
-            f"{args.input} in, {args.output} out; {read / 1e9:.1f} GB/s, {peak / 1e9:.0f} GFLOP/s in bfloat16"
-        )
+        told = {kind: 1e9 * peak for kind in ("bfloat16", "int8") if (peak := getattr(args, kind))}
+        ceiling = Ceiling(1e9 * args.read if args.read else found.read, {**found.flops, **told})
+        title = f"{args.input} in, {args.output} out; the machine {ceiling.describe()}"
         table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
         for name in ("weights", "in flight", "decode ms", "prompt ms", "output tok/s"):
             table.add_column(name, justify="right")
-        for name, concurrency, least in rows(args, Ceiling(read, {**found.flops, "bfloat16": peak})):
+        for name, concurrency, least in rows(args, ceiling):
             times = f"{least.decode_ms:.1f}", f"{least.prompt_ms:.0f}", f"{least.output_tok_s:.0f}"
             table.add_row(name, str(concurrency), *times)
         console(80, 100).print(table)

@@ -182,11 +182,12 @@ def _row(
     after: Ceiling,
 ) -> Row:
     job = layer.job
+    arithmetic = OPERATORS[job.operator].arithmetic(job.format, job.dtype)
     ceiling = Ceiling(
         mean((before.read, after.read)),
         {name: mean((before.flops[name], after.flops[name])) for name in before.flops},
     )
-    pairs = ((before.read, after.read), (before.flops[job.dtype], after.flops[job.dtype]))
+    pairs = ((before.read, after.read), (before.peak(arithmetic), after.peak(arithmetic)))
     return Row(
         model=layer.model,
         operator=job.operator,
@@ -199,9 +200,9 @@ def _row(
         time=time,
         flops=cost.flops,
         bytes=cost.bytes,
-        floor_us=ceiling.floor_us(cost.flops, cost.bytes, job.dtype),
-        bound=ceiling.bound(cost.flops, cost.bytes, job.dtype),
+        floor_us=ceiling.floor_us(cost.flops, cost.bytes, arithmetic),
+        bound=ceiling.bound(cost.flops, cost.bytes, arithmetic),
         read_gb_s=ceiling.read / 1e9,
-        peak_gflop_s=ceiling.flops[job.dtype] / 1e9,
+        peak_gflop_s=ceiling.peak(arithmetic) / 1e9,
         steady=all(abs(a - b) <= STEADY * max(a, b) for a, b in pairs),
     )

@@ -89,7 +89,8 @@ def floors(work: Workload, shape: StepShape, ceiling: Ceiling) -> dict[str, floa
                 operator = OPERATORS[job.operator]
                 sized = step_shape(operator, subject(job, work.sizes), call.tokens, call.context)
                 cost = operator.cost(sized, job.format, job.dtype)
-                found[job.operator] += uses * ceiling.floor_us(cost.flops, cost.bytes, job.dtype) / 1e3
+                arithmetic = operator.arithmetic(job.format, job.dtype)
+                found[job.operator] += uses * ceiling.floor_us(cost.flops, cost.bytes, arithmetic) / 1e3
     return found
 
 
@@ -149,8 +150,8 @@ def table(shape: StepShape, found: Figures, floor: dict[str, float], ceiling: Ce
     """Operators by time, then the host and the step."""
     prompts = ", ".join(str(count) for count, _ in shape.chunks) or "none"
     title = (
-        f"{shape.decodes} decodes at context {shape.context}, prompts: {prompts}; probed "
-        f"{ceiling.read / 1e9:.0f} GB/s, {ceiling.flops['bfloat16'] / 1e9:.0f} GFLOP/s in bfloat16"
+        f"{shape.decodes} decodes at context {shape.context}, prompts: {prompts}; probed: "
+        f"{ceiling.describe()}"
     )
     made = Table("operator", box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for name in ("ms", "share", "floor ms", "of floor"):

@@ -16,9 +16,10 @@ from benchmarks.peers.peer import Command, Peer, Setting
 from benchmarks.peers.processes import Server, ServerError, free_port, running
 from benchmarks.peers.results import Failure, Measurement, Point, Results
 from benchmarks.peers.steps import Workshop, tail
-from fullbore.bench.command import Bench, measure
+from fullbore.bench.measuring import Bench, measure
 from fullbore.bench.report import Result
 from fullbore.errors import FullboreError
+from fullbore.scenario.arrival import ClosedLoop
 from fullbore.scenario.lengths import Fixed
 from fullbore.scenario.scenario import Scenario, load_scenario
 
@@ -114,7 +115,7 @@ class Campaign:
         bench = Bench(
             url=server.url,
             scenario=_scenario(point, self._plan.seed),
-            concurrencies=(point.concurrency,),
+            arrivals=(ClosedLoop(point.concurrency),),
             requests=point.requests,
             seconds=self._plan.point_s,
             vocab_size=self._plan.setting.vocab_size,

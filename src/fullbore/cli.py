@@ -33,6 +33,9 @@ class VerbModule(Protocol):
 VERBS: Mapping[str, Verb] = {
     "serve": Verb("fullbore.server.command", "serve a model over an OpenAI-compatible API"),
     "bench": Verb("fullbore.bench.command", "measure any OpenAI-compatible server under a scenario"),
+    "bench mock": Verb(
+        "fullbore.bench.mock_command", "serve answers of exactly known timing, without a model"
+    ),
     "tune": Verb("fullbore.tune.command", "measure this machine's kernels and choose the best for a model"),
     "inspect": Verb("fullbore.model.inspect_command", "show what a checkpoint holds, and check it"),
     "inspect why": Verb("fullbore.tune.why_command", "show why a kernel was chosen for an operator"),

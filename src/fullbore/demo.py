@@ -1,6 +1,5 @@
 """``python -m fullbore.demo``: serve the demo model, talk to it, measure it, and leave nothing running."""
 
-import asyncio
 import importlib
 import json
 import os
@@ -22,10 +21,13 @@ from typing import IO, TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fullbore.bench.command import INTERRUPTED, Bench, measure
+from fullbore.bench import running
+from fullbore.bench.command import INTERRUPTED
+from fullbore.bench.measuring import Bench, measure
 from fullbore.bench.report import Result
 from fullbore.bench.table import console, report
 from fullbore.errors import FullboreError
+from fullbore.scenario.arrival import ClosedLoop
 from fullbore.scenario.scenario import load_scenario
 
 if TYPE_CHECKING:
@@ -93,8 +95,9 @@ def run(steps: Steps, screen: Console) -> int:
         screen.rule(f"Measuring {model}", align="left")
         for name, scale in steps.scenarios:
             scenario = replace(load_scenario(name).scaled(scale), seed=SEED)
-            bench = Bench(url, scenario, steps.concurrencies, seconds=steps.seconds)
-            interrupted = not asyncio.run(measure(bench, results.append, console(stderr=True)))
+            loads = tuple(map(ClosedLoop, steps.concurrencies))
+            bench = Bench(url, scenario, loads, seconds=steps.seconds)
+            interrupted = not running.run(measure(bench, results.append, console(stderr=True)))
             if interrupted:
                 break
     if results:

@@ -4,6 +4,8 @@ A flag or a ``FULLBORE_`` variable that nothing knows is an error with the close
 """
 
 import argparse
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -11,7 +13,7 @@ from fullbore.errors import FullboreError, UsageError, did_you_mean
 
 PREFIX = "FULLBORE_"
 # Variables that stand for no flag: they are read where kernels are loaded, by whatever program loads them.
-VARIABLES = frozenset({"FULLBORE_CPU_ISA"})
+VARIABLES = frozenset({"FULLBORE_CPU_ISA", "FULLBORE_PIN"})
 TRUTH = {
     "1": True,
     "true": True,
@@ -22,6 +24,9 @@ TRUTH = {
     "no": False,
     "off": False,
 }
+
+DURATIONS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+BANDWIDTHS_BYTES_S = {"MB/s": 1e6, "GB/s": 1e9, "TB/s": 1e12}
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +48,28 @@ def whole_number(text: str, low: int, high: int) -> int:
         value = low - 1
     if not low <= value <= high:
         raise argparse.ArgumentTypeError(f"{text[:40]!r}, expected a whole number from {low} to {high}")
+    return value
+
+
+def duration(text: str) -> float:
+    """The seconds that ``93ms`` or ``2.01s`` says, above 0; ArgumentTypeError for any other text."""
+    return _quantity(text, DURATIONS_S, "a duration", "93ms or 2.01s")
+
+
+def bandwidth(text: str) -> float:
+    """The bytes a second that ``5.3TB/s`` says, above 0; ArgumentTypeError for any other text."""
+    return _quantity(text, BANDWIDTHS_BYTES_S, "a bandwidth", "5.3TB/s or 820GB/s")
+
+
+def _quantity(text: str, units: Mapping[str, float], what: str, examples: str) -> float:
+    # A number alone is refused: one person means seconds by it and the next milliseconds.
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[+-]?[0-9]{1,3})?) ?([A-Za-zµ/]+)", text.strip())
+    unit = found[2].replace("µ", "u") if found else ""
+    value = float(found[1]) * units[unit] if found and unit in units else 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r}, expected {what} above 0 with its unit ({', '.join(units)}), such as {examples}"
+        )
     return value
 
 

@@ -102,6 +102,10 @@ def _application(script: Script) -> web.Application:
             script.in_flight -= 1
         return response
 
+    async def chat(request: web.Request) -> web.StreamResponse:
+        script.seen.append(await request.json())
+        return await _chat(request)
+
     async def ready(_: web.Request) -> web.Response:
         script.asked_ready += 1
         if script.asked_ready < 3:
@@ -113,7 +117,7 @@ def _application(script: Script) -> web.Application:
     app.router.add_get("/server_info", server_info)
     app.router.add_get("/ready", ready)
     app.router.add_post("/v1/completions", completions)
-    app.router.add_post("/v1/chat/completions", _chat)
+    app.router.add_post("/v1/chat/completions", chat)
     return app
 
 

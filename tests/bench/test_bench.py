@@ -18,7 +18,7 @@ from scripted_server import Script, scripted_server
 
 from fullbore import cli
 from fullbore.bench.client import Client, base_url
-from fullbore.bench.load import Load, closed_loop
+from fullbore.bench.load import Load, drive
 from fullbore.errors import UsageError
 from fullbore.scenario.metrics import figures
 from fullbore.scenario.scenario import load_scenario
@@ -30,7 +30,7 @@ def load(script: Script, count: int, concurrency: int, timeout_s: float = 60.0, 
     async def go() -> Load:
         async with Client(url, timeout_s=timeout_s) as client:
             target = await client.discover()
-            return await closed_loop(client, target, SMALL.sessions("t", count), concurrency, seconds=seconds)
+            return await drive(client, target, SMALL.sessions("t", count), concurrency, seconds=seconds)
 
     with scripted_server(script) as url:
         return asyncio.run(go())
@@ -110,6 +110,32 @@ def test_a_server_that_only_fails_is_left_alone() -> None:
     done = load(script, count=500, concurrency=2)
     assert len(script.seen) < 20
     assert "gave up after 8 failed requests" in done.ended_early
+    assert done.failed
+
+
+def test_a_run_that_was_given_up_has_failed_though_it_began_well(capsys: pytest.CaptureFixture[str]) -> None:
+    script = Script(faults={number: "503" for number in range(9, 1000)})
+    with scripted_server(script) as url:
+        assert bench(url, "--requests", "500") == 1
+    assert "gave up after 8 failed requests in a row" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_chat_with_fields_of_ones_own(processes: str) -> None:
+    extra = (
+        "--endpoint",
+        "chat",
+        "--extra-body",
+        '{"top_p": 0.5, "temperature": 1}',
+        "--processes",
+        processes,
+    )
+    with scripted_server(script := Script()) as url:
+        assert bench(url, *extra) == 0
+    assert len(script.seen) == 3 + 6
+    for body in script.seen:
+        assert (body["top_p"], body["temperature"]) == (0.5, 1)
+        assert [message["role"] for message in body["messages"]] == ["user"]
 
 
 def test_no_request_is_sent_after_the_given_seconds() -> None:
@@ -207,6 +233,8 @@ def test_keys(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         ({}, ("--json", "/nowhere/x.json"), 2, "there is no folder /nowhere"),
         ({}, ("--scale", "2"), 2, "'2' is no scale"),
         ({}, ("--scenario", "dialogue"), 2, "did you mean dialog?"),
+        ({}, ("--extra-body", "[1]"), 2, "'[1]' is no JSON object"),
+        ({}, ("--endpoint", "chats"), 2, "invalid choice: 'chats'"),
         ({}, ("--url", "http://elsewhere"), 2, "two servers are named"),
     ],
 )  # fmt: skip
@@ -238,7 +266,7 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "fullbore serve demo" in error
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:99999", "http://x:y", ""])
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:99999", "http://x:y", "http://me:pw@x", ""])
 def test_urls_that_are_none(url: str) -> None:
     with pytest.raises(UsageError):
         base_url(url)
@@ -283,8 +311,9 @@ def test_using_a_client_outside_its_context_is_a_fault_of_the_caller() -> None:
 def test_a_server_that_dies_between_discovery_and_load() -> None:
     async def go(url: str) -> Load:
         async with Client(url) as client:
-            target = replace(await client.discover(), url="http://127.0.0.1:1")
-            return await closed_loop(client, target, SMALL.sessions("t", 100), 1)
+            target = await client.discover()
+        async with Client("http://127.0.0.1:1") as client:
+            return await drive(client, target, SMALL.sessions("t", 100), 1)
 
     with scripted_server(Script()) as url:
         done = asyncio.run(go(url))

@@ -43,11 +43,13 @@ def test_it_follows_the_ceilings(
 
 
 def test_the_table(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["--read", "30", "--bfloat16", "200", "--concurrency", "2,3", "--weights", "bf16,int8"]
-    assert main([str(checkpoint), *args]) == 0
+    machine = ["--read", "30", "--bfloat16", "200", "--int8", "500"]
+    assert main([str(checkpoint), *machine, "--concurrency", "2,3", "--weights", "bf16,int8"]) == 0
     told = capsys.readouterr().out
-    assert "30.0 GB/s, 200 GFLOP/s" in told
-    assert told.count("bf16") == told.count("int8") == 2
+    for words in ("reads 30.0 GB/s", "200 GFLOP/s in bfloat16", "500 GFLOP/s in int8"):
+        assert words in " ".join(told.split())
+    rows = [line.split() for line in told.splitlines()]
+    assert [row[0] for row in rows if len(row) == 5 and row[1] in "23"] == ["bf16", "bf16", "int8", "int8"]
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

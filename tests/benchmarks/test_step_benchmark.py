@@ -42,7 +42,7 @@ def test_the_table_names_operators_and_host(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        step, "probes", lambda: Probes(lambda: CEILING.read, lambda kind: CEILING.flops[kind])
+        step, "probes", lambda: Probes(lambda: CEILING.read, lambda kind: CEILING.flops.get(kind))
     )
     assert (
         main([str(checkpoint), "--steps", "1,0+2", "--context", "3", "--seconds", "0", "--threads", "1"]) == 0

@@ -3,7 +3,7 @@
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ def test_version_and_exit_codes() -> None:
         ),  # no abbreviations: they break when a flag is added
         (["bench", "a", "b"], "unexpected argument b"),
         (["bench", "-x"], "unexpected argument -x"),
-        (["bench", "--requests", "many"], "'many' is no whole number"),
+        (["bench", "--requests", "many"], "'many', expected a whole number from 1"),
         (["bench"], "no server is named"),
     ],
 )
@@ -229,3 +229,25 @@ def test_nested_verbs_have_variables_too() -> None:
 @given(st.lists(st.sampled_from(["FULLBORE_PORT", "HOME", "fullbore_port", "FULLBORE"]), unique=True))
 def test_only_our_own_variables_are_judged(names: Sequence[str]) -> None:
     flags.refuse_unknown_variables(names, {"FULLBORE_PORT"})
+
+
+UNITS = st.one_of(
+    st.tuples(st.just(flags.duration), st.sampled_from(sorted(flags.DURATIONS_S.items()))),
+    st.tuples(st.just(flags.bandwidth), st.sampled_from(sorted(flags.BANDWIDTHS_BYTES_S.items()))),
+)
+
+
+@given(UNITS, st.floats(1e-6, 1e6), st.sampled_from(["", " "]))
+def test_a_quantity_is_its_number_times_its_unit(
+    kind: tuple[Callable[[str], float], tuple[str, float]], number: float, gap: str
+) -> None:
+    parse, (unit, factor) = kind
+    assert parse(f"{number!r}{gap}{unit}") == pytest.approx(number * factor)
+
+
+@pytest.mark.parametrize(
+    "text", ["2010", "", "s", "0s", "-1s", "nans", "1 fortnight", "1e999s", "1.2.3ms", "93MS"]
+)
+def test_a_quantity_without_its_unit_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"expected a duration above 0 with its unit .*93ms"):
+        flags.duration(text)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullbore.hardware.ceiling import Ceiling, torch_probes
+from fullbore.hardware.ceiling import Ceiling, Probes, torch_probes
 from fullbore.hardware.cpu import (
     USUAL_CACHE_BYTES,
     best_dtype,
@@ -15,6 +15,7 @@ from fullbore.hardware.cpu import (
     last_level_cache_bytes,
 )
 from fullbore.hardware.fingerprint import differences, digest, machine_fingerprint
+from fullbore.ops.operators import OPERATORS
 
 CPUINFO = """processor\t: 0
 cpu family\t: 25
@@ -70,3 +71,23 @@ def test_probes_find_some_speed() -> None:
     assert ceiling.read > 0
     assert set(ceiling.flops) == {"float32", "bfloat16"}
     assert min(ceiling.flops.values()) > 0
+
+
+def test_products_of_whole_numbers_have_their_own_ceiling_where_one_was_measured() -> None:
+    with_it = Ceiling(1e9, {"float32": 1e10, "bfloat16": 2e10, "int8": 4e10})
+    without = Ceiling(1e9, {"float32": 1e10, "bfloat16": 2e10})
+    assert with_it.floor_us(10**9, 0, "int8") == pytest.approx(1e6 / 40)
+    assert without.floor_us(10**9, 0, "int8") == without.floor_us(10**9, 0, "bfloat16")
+    assert with_it.describe().endswith("40 GFLOP/s in int8")
+    assert without.describe().endswith("int8 not measured")
+    assert Probes(lambda: 1e9, lambda kind: None if kind == "int8" else 1e10).measure() == Ceiling(
+        1e9, {"float32": 1e10, "bfloat16": 1e10}
+    )
+
+
+@pytest.mark.parametrize("name", ["linear", "moe_ffn", "mla_decode"])
+def test_an_operator_says_what_its_products_are_made_in(name: str) -> None:
+    for dtype in ("float32", "bfloat16"):
+        for format in ("bf16", "fp8_block", "int8", "int4_g32"):
+            whole = format.startswith("int") and dtype == "bfloat16" and name != "mla_decode"
+            assert OPERATORS[name].arithmetic(format, dtype) == ("int8" if whole else dtype)

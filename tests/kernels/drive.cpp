@@ -9,19 +9,12 @@
 
 #include "cache_row.h"
 #include "linear.h"
+#include "pack.h"
 #include "pool.h"
 #include "projections.h"
 #include "vec.h"
 
 using namespace fullbore;
-
-struct Stored {
-  const uint8_t* values;
-  const void* factors;
-  int64_t out, in;
-  uint8_t* to;
-  int64_t step;
-};
 
 extern "C" {
 Pool* fb_pool_new(int, const int*);
@@ -67,6 +60,7 @@ void pack_ones(Pool* pool, int64_t format, int64_t out, int64_t in, uint8_t* to,
   const std::vector<bf16> of_rows(out * ((in + group - 1) / group), to_bf16(1.0f));
   if (format == 0) pack(std::vector<bf16>(out * in, to_bf16(1.0f)), of_blocks);
   else if (format == 1) pack(std::vector<uint8_t>(out * in, 7 << 3), of_blocks);
+  else if (format == 5) pack(std::vector<float>(out * in, 1.0f), of_blocks);
   else pack(std::vector<int8_t>(out * in, 1), of_rows);
 }
 
@@ -133,21 +127,14 @@ template <class X>
 void mla(Pool* pool, int64_t format, int64_t rows, int heads, int nope, int v, int latent, Random& random) {
   const int bits = 8 * static_cast<int>(random(3));  // of a cached latent
   const int rope = 1 + static_cast<int>(random(20)), inner = up(latent, attention::kValueStep);
-  const bool wide = format == attention::MlaWeights::kWide;
-  const int64_t key_panel = wide ? up(nope, 2) * kPanel * 4 : fb_panel_bytes(format, nope);
-  const int64_t value_panel = wide ? inner * kPanel * 4 : fb_panel_bytes(format, inner);
+  const int64_t key_panel = fb_panel_bytes(format, nope), value_panel = fb_panel_bytes(format, inner);
   const int64_t key_size = panels(latent) * key_panel, value_size = panels(v) * value_panel;
   std::vector<uint8_t> key(heads * key_size), value(heads * value_size);
   for (int head = 0; head < heads; ++head) {
-    if (wide) {
-      std::fill_n(reinterpret_cast<float*>(key.data() + head * key_size), key_size / 4, 1.0f);
-      std::fill_n(reinterpret_cast<float*>(value.data() + head * value_size), value_size / 4, 1.0f);
-    } else {
-      pack_ones(pool, format, latent, nope, key.data() + head * key_size, key_panel);
-      pack_ones(pool, format, v, inner, value.data() + head * value_size, value_panel);
-    }
+    pack_ones(pool, format, latent, nope, key.data() + head * key_size, key_panel);
+    pack_ones(pool, format, v, inner, value.data() + head * value_size, value_panel);
   }
-  const attention::MlaWeights weights{key.data(), value.data(), format, heads, nope, rope, v, latent, bits, 0.1f};
+  const attention::MlaWeights weights{key.data(), value.data(), Format{format}, heads, nope, rope, v, latent, bits, 0.1f};
 
   const int page_size = 1 + static_cast<int>(random(30)), most = 1 + static_cast<int>(random(200));
   const int64_t row_pages = (most + page_size - 1) / page_size, pages = rows * row_pages;
@@ -188,11 +175,11 @@ void everything(Pool* pool, uint32_t seed) {
       mla<bf16>(pool, format, rows, heads, 128, 128, 160, random);
     }
     const int nope = 1 + static_cast<int>(random(40)), v = 1 + static_cast<int>(random(80));
-    mla<float>(pool, attention::MlaWeights::kWide, rows, heads, nope, v, 32 + static_cast<int>(random(40)), random);
+    mla<float>(pool, 5, rows, heads, nope, v, 32 + static_cast<int>(random(40)), random);
     mla<float>(pool, 0, rows, heads, nope, v, 64, random);
     mla<bf16>(pool, 0, rows, heads, nope, v, 1 + static_cast<int>(random(90)), random);
   }
-  for (int64_t format = 0; format < 5; ++format) {
+  for (int64_t format = 0; format < 6; ++format) {
     for (const int64_t rows : {0, 1, 3, 5, 6, 7, 13, 253}) {
       const int64_t out = 1 + random(200), in = 1 + random(300);
       linear<float>(pool, format, rows, out, in);

@@ -1,4 +1,5 @@
-"""``make sanitize``: the C++ under the address, undefined-behaviour and thread sanitizers, on every CPU here.
+"""``make sanitize``: the C++ under the address, undefined-behaviour and thread sanitizers, on every CPU
+here, or on those that arguments name (``avx2 generic``).
 
 The driver beside this file is linked with the sources themselves: no Python, no torch, whose own findings
 would have to be excused.
@@ -7,6 +8,7 @@ would have to be excused.
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from every_kernel import EMULATED_AMX
@@ -18,11 +20,15 @@ from fullbore.kernels.cpu.native import runnable
 SANITIZERS = ("address,undefined", "thread")
 
 
-def main() -> int:
+def main(names: Sequence[str]) -> int:
     failed = []
+    isas = {isa.name: isa for isa in (*runnable(cpu_flags()), EMULATED_AMX)}
+    if unknown := set(names) - set(isas):
+        print(f"not here: {', '.join(sorted(unknown))}; expected of {', '.join(isas)}", file=sys.stderr)
+        return 2
     sources = [str(path) for path in source_files() if path.suffix == ".cpp"]
     driver = str(Path(__file__).with_name("drive.cpp"))
-    for isa in (*runnable(cpu_flags()), EMULATED_AMX):
+    for isa in (isas[name] for name in names or isas):
         for sanitizer in SANITIZERS:
             with tempfile.TemporaryDirectory() as folder:
                 program = str(Path(folder) / "drive")
@@ -36,4 +42,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -15,14 +15,15 @@ from fullbore.kernels.cpu import moe
 from fullbore.kernels.cpu.build import Isa
 from fullbore.kernels.cpu.linear import CpuLinear
 from fullbore.kernels.cpu.moe import CpuMoeFfn, CpuSwiglu
+from fullbore.kernels.cpu.packed import FORMATS as PACKED
 from fullbore.kernels.cpu.packed import dequantise
 from fullbore.ops.contract import DTYPES, packed_bytes
 from fullbore.ops.draws import draw_weight
 from fullbore.ops.ffn import draw_expert, expert_bytes
-from fullbore.ops.formats import INTEGERS, Weight
+from fullbore.ops.formats import INTEGERS, PLAIN, Weight
 from fullbore.ops.operators import OPERATORS
 
-FORMATS = ("bf16", "fp8_block", *INTEGERS)
+FORMATS = tuple(PACKED)
 ON_EACH = pytest.mark.parametrize("isa", panel_isas(), ids=lambda isa: isa.name)
 IN_EACH = pytest.mark.parametrize("dtype", DTYPES)
 # around the tile (6), the panel (64), the block (128) and odd, where a pair of inputs is half empty
@@ -118,8 +119,8 @@ def test_every_weight_counts_once(isa: Isa, dtype: str, format: str, rows: int) 
 def whole_numbers(out: int, in_: int, format: str, g: Generator) -> Weight:
     """Numbers that every format holds exactly, with another factor for each group."""
     numbers = torch.randint(-1, 2, (out, in_), generator=g)
-    if format == "bf16":
-        return Weight(numbers.bfloat16())
+    if format in PLAIN:
+        return Weight(numbers.to(PLAIN[format]))
     if format == "fp8_block":
         down, across = -(-out // 128), -(-in_ // 128)
         return Weight(

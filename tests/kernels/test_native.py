@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -201,7 +202,19 @@ def test_flags_that_a_compiler_does_not_know_cost_that_instruction_set_only(
     (reason,) = found.passed_over
     assert reason.startswith("future: ")
     assert "no-such-instructions" in reason
-    assert "generic instead of future" in caplog.text
+    assert "generic instead of future (how much slower was not measured): " in caplog.text
+
+
+@HAS_COMPILER
+@X86
+def test_what_an_older_instruction_set_costs_is_said_where_it_was_measured(
+    small_sources: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = replace(AVX512BF16, compiler_flags=("-mno-such-instructions",))
+    older = replace(AVX2, compiler_flags=())  # so that any x86-64 processor loads it
+    assert load((refused, older), 1, small_sources).isa == "avx2"
+    times = native.DECODE_TIMES["avx2"] / native.DECODE_TIMES["avx512bf16"]
+    assert f"avx2 instead of avx512bf16 (a decode took {times:.1f} times as long" in caplog.text
 
 
 @HAS_COMPILER

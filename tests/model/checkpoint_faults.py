@@ -1,6 +1,7 @@
 """A small checkpoint to break, and tools to break it with."""
 
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ SMALL = (
 )  # fmt: skip
 ATTENTION = "model.layers.0.self_attn"
 EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
+FIRST = "model.embed_tokens.weight"
+MTP = "model.layers.2"
+SINGLE = "model.safetensors"
 
 
 def write_small(
@@ -28,6 +32,10 @@ def write_small(
     """A checkpoint of 2 layers and an MTP layer, every kind of tensor in it, blocks ragged."""
     make_checkpoint(folder, config_fields("tiny", [*SMALL, *changes], format), seed, shard_bytes)
     return folder
+
+
+def copy(folder: Path, to: Path) -> Path:
+    return shutil.copytree(folder, to, dirs_exist_ok=True)
 
 
 def open_small(folder: Path) -> Checkpoint:

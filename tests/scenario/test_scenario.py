@@ -33,13 +33,15 @@ def test_the_published_scenarios(
     scenario = load_scenario(name)
     assert (scenario.input_tokens, scenario.output_tokens) == lengths
     assert (scenario.limits.ttft_ms, scenario.limits.tpot_ms) == limits
-    assert scenario.arrival.concurrency == concurrency
+    assert scenario.concurrency == concurrency
     assert scenario.name == name
 
 
 def test_every_file_of_the_package_loads() -> None:
     assert (
-        {load_scenario(name).name for name in scenario_names()} == set(scenario_names()) >= {"dialog", "code"}
+        {load_scenario(name).name for name in scenario_names()}
+        == set(scenario_names())
+        == {"chat", "code", "dialog", "peak"}
     )
 
 
@@ -119,6 +121,43 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ('name = "mine"', "name = 7", "name = 7"),
         ('name = "mine"', 'name = "mine"\nseed = "x"', "seed = 'x'"),
         ('name = "mine"', "name = mine", "is not TOML"),
+        ("concurrency = 2", "rate = 0", "arrival.rate = 0; expected conversations a second above 0"),
+        ("concurrency = 2", "rate = 1\nconcurrency = 2", "has concurrency and rate"),
+        ("concurrency = 2", "", "none of its kinds; expected one of concurrency"),
+        ("concurrency = 2", "speed = 1", "replays recorded times, and there are none"),
+        ("concurrency = 2", "rate = 1\nprocess = 'gamma'", "arrival.shape is missing"),
+        ("concurrency = 2", "rate = 1\nshape = 2", 'expected it only with process = "gamma"'),
+        ("concurrency = 2", "rate = 1\nprocess = 'bursts'", "did you mean burst?"),
+        ("concurrency = 2", "rate = 1\nramp_seconds = 2", "expected from_rate beside it"),
+        ("concurrency = 2", "rate = 1\nfrom_rate = 2", "expected ramp_seconds beside it"),
+        ("concurrency = 2", "concurrency = 2\nramp_seconds = -1", "seconds of at least 0"),
+        ("concurrency = 2", "concurrency = 2\nrate_s = 1", "unknown arrival.rate_s"),
+        ("= 3", "= { distribution = 'unifrom', low = 1, high = 2 }", "did you mean uniform?"),
+        ("= 3", "= { low = 1, high = 2 }", "input_tokens.distribution is missing"),
+        ("= 3", "= { distribution = 'uniform', low = 1, hihg = 2 }", "did you mean high?"),
+        ("= 3", "= { distribution = 'choice', values = [] }", "values = []; expected a list of tokens"),
+        ("= 3", "= { distribution = 'choice', values = [1, 0] }", "values = 0; expected a whole number"),
+        (
+            "= 3",
+            "= { distribution = 'choice', values = [1], weights = [1, 2] }",
+            "one weight for each of the 1",
+        ),
+        ("= 3", "= { distribution = 'choice', values = [1], weights = [0] }", "and one above it"),
+        ("[limits]", "[prompt]\nshared = 5\n[limits]", "unknown prompt.shared"),
+        ("[limits]", "[prompt]\ngroups = 5\n[limits]", "prompt.groups share nothing"),
+        ("[limits]", "[prompt]\ntext = 'none.txt'\n[limits]", "none.txt cannot be read"),
+        ("[limits]", "[prompt]\ntext = 5\n[limits]", "prompt.text = 5"),
+        ("[limits]", "[conversation]\nturns = 2\n[limits]", "conversation.turn_tokens is missing"),
+        ("[limits]", "[conversation]\nturns = 9999\nturn_tokens = 1\n[limits]", "turns = 9999"),
+        (
+            "[limits]",
+            "[conversation]\nturns = 2\nturn_tokens = 1\nthink_seconds = -1\n[limits]",
+            "think_seconds = -1; expected a number of seconds of at least 0",
+        ),
+        ("[limits]", "[conversations]\n[limits]", "did you mean conversation?"),
+        ("[limits]", "[trace]\nfile = 'x'\n[limits]", "trace.format is missing"),
+        ("[arrival]", "scaled_by = '1/0'\n[arrival]", "scaled_by = '1/0'; expected a fraction"),
+        ("[arrival]", "scaled_by = '-1'\n[arrival]", "expected a fraction above 0"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_its_field(

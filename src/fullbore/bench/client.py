@@ -1,10 +1,10 @@
 """A client of any OpenAI-compatible server: what it serves, and one timed streaming completion."""
 
+import asyncio
 import os
 import time
-from array import array
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,15 +12,22 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from fullbore.bench.answer import Answer
+from fullbore.bench.conversation import Conversation
+from fullbore.bench.exchange import NoConnectionError, Peer, Silence
+from fullbore.bench.running import Turns
 from fullbore.errors import FullboreError, UsageError, did_you_mean
 from fullbore.scenario.metrics import OK, Record
 from fullbore.scenario.prompt import Material, RandomTokens, RandomWords, Request
 
 DISCOVERY_SECONDS = 10.0
-LONGEST_LINE = (
-    8 * 2**20
-)  # bytes of one server-sent event; a server that sends more is not one of ours to read
 LONGEST_REASON = 300  # characters of a server's own words in an error
+COMPLETIONS, CHAT = "completions", "chat"
+ENDPOINTS = {COMPLETIONS: "completions", CHAT: "chat/completions"}  # -> path below /v1/
+
+
+def _nothing() -> None:
+    """For who does not want to know."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +45,6 @@ class Target:
     def material(self) -> Material:
         """What prompts are made of."""
         return RandomTokens(self.vocab_size) if self.vocab_size else RandomWords()
-
-
-class Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class Choice(msgspec.Struct):
-    text: str | None = ""
-    finish_reason: str | None = None
-
-
-class Event(msgspec.Struct):
-    """What is read of one chunk of a streamed completion."""
-
-    choices: list[Choice] = []
-    usage: Usage | None = None
-    error: Any = None  # an object or a string, as servers please
 
 
 class _Model(msgspec.Struct):
@@ -89,29 +78,62 @@ def base_url(url: str) -> str:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
+    if usable and "@" in parts.netloc:
+        raise UsageError(
+            f"the URL of {parts.hostname} holds a name or password, which would stand in every report; "
+            "give the server's address alone, and a key with --api-key"
+        )
     if not usable:
         raise UsageError(f"{url!r} is not the URL of a server (expected for instance http://127.0.0.1:8000)")
     return text
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How a server is asked. ``timeout_s``: a stream that brings nothing for so long has failed."""
+
+    url: str  # without /v1
+    api_key: str = ""
+    timeout_s: float = 600.0
+    endpoint: str = COMPLETIONS
+    extra_body: Mapping[str, Any] = field(default_factory=dict)  # wins over the body's own fields
+
+    def __post_init__(self) -> None:
+        if not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise UsageError("the API key holds characters that no HTTP header may; expected printable ASCII")
+        if self.endpoint not in ENDPOINTS:
+            raise UsageError(
+                f"unknown endpoint {self.endpoint!r}{did_you_mean(self.endpoint, ENDPOINTS)}; "
+                f"expected one of {', '.join(ENDPOINTS)}"
+            )
+
+    @property
+    def chat(self) -> bool:
+        return self.endpoint == CHAT
+
+
 class Client:
     """Connections to one server; an async context manager."""
 
-    def __init__(self, url: str, api_key: str = "", timeout_s: float = 600.0) -> None:
-        """``timeout_s``: how long a stream may bring nothing before its request counts as failed."""
-        if not (api_key.isascii() and api_key.isprintable()):
-            raise UsageError("the API key holds characters that no HTTP header may; expected printable ASCII")
-        self.url = base_url(url)
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout_s = timeout_s
-        self._decoder = msgspec.json.Decoder(Event)
+    def __init__(
+        self,
+        url: str,
+        api_key: str = "",
+        timeout_s: float = 600.0,
+        endpoint: str = COMPLETIONS,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        """See ``Settings``."""
+        self.settings = Settings(base_url(url), api_key, timeout_s, endpoint, dict(extra_body or {}))
+        self.url = self.settings.url
+        self._peer = Peer(self.url)
+        self._path = f"/v1/{ENDPOINTS[endpoint]}"
+        self._turns = Turns()
+        self._headers = {"Content-Type": "application/json", **_headers(api_key)}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "Client":
-        # A connection for each request: one kept alive may be closed by the server as it is used again.
-        self._session = aiohttp.ClientSession(
-            headers=self._headers, connector=aiohttp.TCPConnector(limit=0, force_close=True)
-        )
+        self._session = aiohttp.ClientSession(headers=_headers(self.settings.api_key))
         return self
 
     async def __aexit__(
@@ -196,85 +218,84 @@ class Client:
         }.get(status, "look at the server's log")
         raise FullboreError(f"{url} answered {status}: {_reason(body)} ({advice})")
 
-    async def complete(self, target: Target, request: Request, on_chunk: Callable[[], None]) -> Record:
-        """Send one request and time its stream; whatever the server does is an outcome, never raised."""
-        body = {
-            "model": target.model,
-            "prompt": target.material.render(request.prompt),
-            "max_tokens": request.output_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        payload = msgspec.json.encode(body)
-        chunks = array("d")
-        usage: Usage | None = None
-        outcome, error, finished = OK, "", False
+    async def complete(
+        self,
+        target: Target,
+        request: Request,
+        conversation: Conversation | None = None,
+        *,
+        due_s: float | None = None,
+        on_sent: Callable[[], None] = _nothing,
+        on_chunk: Callable[[], None] = _nothing,
+    ) -> Record:
+        """Send one request and time its stream; whatever the server does is an outcome, never raised.
+
+        ``conversation``: what it is the next turn of, and what its answer is added to. ``due_s``: when to
+        send it, on the clock of ``time.perf_counter``; everything is prepared before.
+        """
+        await self._turns.take()
+        conversation = conversation or Conversation.of_one(target.material, request, self.settings.chat)
+        payload = msgspec.json.encode(
+            {
+                "model": target.model,
+                **conversation.ask(request),
+                "max_tokens": request.output_tokens,
+                "temperature": 0,
+                "ignore_eos": True,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+                **self.settings.extra_body,
+            }
+        )
+        answer = Answer(on_chunk, keep_text=conversation.goes_on)
+        if due_s is not None:
+            await asyncio.sleep(due_s - time.perf_counter())
+        await self._turns.take()
+        outcome, error, ended_s = OK, "", 0.0
         sent_s = time.perf_counter()
+        on_sent()
         try:
-            async with self.session.post(
-                f"{target.url}/v1/completions",
-                data=payload,
-                headers={"Content-Type": "application/json"},
-                timeout=aiohttp.ClientTimeout(total=None, sock_read=self._timeout_s, sock_connect=30),
-            ) as response:
-                if response.status != 200:
-                    outcome, error = f"http {response.status}", _reason(await response.read())
-                else:
-                    async for line, now_s in _data_lines(response):
-                        event = self._decoder.decode(line)
-                        if event.error is not None:
-                            outcome, error = "error in stream", _reason(msgspec.json.encode(event.error))
-                            break
-                        usage = event.usage or usage
-                        for choice in event.choices:
-                            finished = finished or choice.finish_reason is not None
-                            # The chunk that only says why it ended carries no token, unless alone.
-                            if choice.text or choice.finish_reason is None or not chunks:
-                                chunks.append(now_s)
-                                on_chunk()
-                    if outcome == OK and not finished:
-                        outcome, error = (
-                            "stream stopped",
-                            f"after {len(chunks)} chunks, without a finish_reason",
-                        )
-        except TimeoutError:
-            outcome, error = "timeout", f"nothing came for {self._timeout_s:g} s"
-        except aiohttp.ClientConnectorError as problem:
+            done = await self._peer.post(
+                self._path, self._headers, payload, answer.take, self.settings.timeout_s
+            )
+            ended_s = done.ended_s
+            if done.status != 200:
+                outcome, error = f"http {done.status}", _reason(done.refusal)
+            elif answer.error is not None:
+                outcome, error = "error in stream", _reason(msgspec.json.encode(answer.error))
+            elif not answer.finished:
+                outcome = "stream stopped"
+                error = f"after {len(answer.chunks_s)} chunks, without a finish_reason"
+        except Silence as problem:
+            outcome, error = "timeout", str(problem)
+        except NoConnectionError as problem:
             outcome, error = "no connection", str(problem)
-        except (aiohttp.ClientError, ConnectionError) as problem:
+        except OSError as problem:
             outcome, error = "stream stopped", str(problem) or type(problem).__name__
-        except (msgspec.DecodeError, ValueError) as problem:
+        except (msgspec.MsgspecError, ValueError) as problem:
             outcome, error = "unreadable answer", str(problem)
-        return Record(
+        usage = answer.usage
+        record = Record(
             number=request.number,
-            asked_input=request.input_tokens,
+            asked_input=conversation.tokens + request.input_tokens,
             asked_output=request.output_tokens,
             sent_s=sent_s,
-            ended_s=time.perf_counter(),
-            chunks_s=chunks,
-            input_tokens=usage.prompt_tokens if usage else request.input_tokens,
-            output_tokens=usage.completion_tokens if usage else len(chunks),
+            ended_s=ended_s or time.perf_counter(),
+            chunks_s=answer.chunks_s,
+            input_tokens=usage.prompt_tokens if usage else conversation.tokens + request.input_tokens,
+            output_tokens=usage.completion_tokens if usage else len(answer.chunks_s),
             outcome=outcome,
             error=error[:LONGEST_REASON],
+            due_s=due_s,
+            session=conversation.number,
+            turn=conversation.turn,
         )
+        conversation.answered(request, answer.text, record.output_tokens)
+        return record
 
 
-async def _data_lines(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[bytes, float]]:
-    """The payload of every ``data:`` line with the time at which its bytes came, up to ``[DONE]``."""
-    rest = b""
-    async for piece in response.content.iter_any():
-        now_s = time.perf_counter()
-        *lines, rest = (rest + piece).split(b"\n")
-        if len(rest) > LONGEST_LINE:
-            raise ValueError(f"a line of more than {LONGEST_LINE} bytes")
-        for line in lines:
-            if line.startswith(b"data:"):
-                payload = line[5:].strip()
-                if payload == b"[DONE]":
-                    return
-                yield payload, now_s
+def _headers(api_key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def _reason(body: bytes) -> str:

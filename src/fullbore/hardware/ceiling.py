@@ -13,34 +13,52 @@ import torch
 _READ_BYTES = 256 << 20  # far beyond any last-level cache that a probe could be fooled by
 _SIZE = 1024
 _REPEATS = 5
+ARITHMETICS = ("float32", "bfloat16", "int8")  # what products are made in; int8 sums in 32 bits
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """``read``: bytes/s from memory. ``flops``: operation/s by type of arithmetic (a multiply-add is two)."""
+    """``read``: bytes/s from memory. ``flops``: operations/s by type of arithmetic (a multiply-add is two),
+    of ``ARITHMETICS`` those that were measured.
+    """
 
     read: float
     flops: Mapping[str, float]
 
-    def floor_us(self, flops: int, bytes: int, dtype: str) -> float:
-        """No implementation on this machine takes less, unless its bytes come from a cache."""
-        return 1e6 * max(flops / self.flops[dtype], bytes / self.read)
+    def peak(self, arithmetic: str) -> float:
+        """Operations/s. Where int8's were not measured bfloat16's, which such products are made in then."""
+        return self.flops["bfloat16" if arithmetic == "int8" and "int8" not in self.flops else arithmetic]
 
-    def bound(self, flops: int, bytes: int, dtype: str) -> str:
+    def floor_us(self, flops: int, bytes: int, arithmetic: str) -> float:
+        """No implementation on this machine takes less, unless its bytes come from a cache."""
+        return 1e6 * max(flops / self.peak(arithmetic), bytes / self.read)
+
+    def bound(self, flops: int, bytes: int, arithmetic: str) -> str:
         """Which of the two binds: ``read`` or ``flops``."""
-        return "flops" if flops / self.flops[dtype] > bytes / self.read else "read"
+        return "flops" if flops / self.peak(arithmetic) > bytes / self.read else "read"
+
+    def describe(self) -> str:
+        """``reads 30.1 GB/s, multiplies 235 GFLOP/s in float32, ...``, and what was not measured."""
+        peaks = (
+            f"{self.flops[kind] / 1e9:.0f} GFLOP/s in {kind}"
+            if kind in self.flops
+            else f"{kind} not measured"
+            for kind in ARITHMETICS
+        )
+        return f"reads {self.read / 1e9:.1f} GB/s, multiplies {', '.join(peaks)}"
 
 
 @dataclass(frozen=True)
 class Probes:
-    """``read()``: bytes/s; ``peak(dtype)``: operations/s in float32 or bfloat16."""
+    """``read()``: bytes/s; ``peak(arithmetic)``: operations/s, None for int8 without instructions."""
 
     read: Callable[[], float]
-    peak: Callable[[str], float]
+    peak: Callable[[str], float | None]
 
     def measure(self) -> Ceiling:
-        """Both ceilings, in well under a second each."""
-        return Ceiling(self.read(), {dtype: self.peak(dtype) for dtype in ("float32", "bfloat16")})
+        """All ceilings, in well under a second each."""
+        read, found = self.read(), {kind: self.peak(kind) for kind in ARITHMETICS}
+        return Ceiling(read, {kind: peak for kind, peak in found.items() if peak is not None})
 
 
 def torch_probes() -> Probes:
@@ -52,8 +70,10 @@ def torch_probes() -> Probes:
             values.append(torch.ones(_READ_BYTES // 4))
         return _READ_BYTES / _best_seconds(values[0].sum)
 
-    def peak(dtype: str) -> float:
-        kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    def peak(arithmetic: str) -> float | None:
+        kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(arithmetic)
+        if kind is None:
+            return None
         left, right = torch.ones(_SIZE, _SIZE, dtype=kind), torch.ones(_SIZE, _SIZE, dtype=kind)
         return 2 * _SIZE**3 / _best_seconds(lambda: left @ right)
 

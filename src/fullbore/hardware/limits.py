@@ -4,12 +4,22 @@ import math
 import os
 from pathlib import Path
 
+from fullbore.hardware.topology import allowed_cpus, core_count
+
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores this process may use: its affinity, within the container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Threads that compute, unless told otherwise: one for each core of this process's affinity, within the
+    container's quota.
+
+    Processors of one core share its arithmetic, and what waits on one slows the other. Where the affinity is
+    a single core, each of its processors counts: one thread on a pair was never measured against two.
+    """
+    cpus = allowed_cpus()
+    cores = core_count(cpus)
+    if cores == 1:
+        cores = len(cpus)
     quota_file = _CGROUP / "cpu.max"
     if quota_file.exists():
         quota, period = quota_file.read_text().split()[:2]

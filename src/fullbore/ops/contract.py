@@ -58,7 +58,7 @@ class Operator:
     draw(shape, case, format, dtype, generator): inputs for one of ``cases``.
     shapes: small ones for correctness, ragged on purpose.
     tolerance[dtype]: for arithmetic in that type on exactly decoded weights; "FORMAT, DTYPE" where the
-        kernels of a format also round activations.
+        kernels of a format also round activations, to 8 bits.
     error(output, reference): how far apart two outputs are.
     timed: the case that timings use.
     draw_inputs(shape, case, dtype, generator): the inputs alone, where weights are large or the inputs decide
@@ -77,6 +77,10 @@ class Operator:
     error: Callable[[Any, Any], float] = worst_row_error
     timed: str = "random"
     draw_inputs: Callable[[Shape, str, torch.dtype, Generator], tuple[Any, ...]] | None = None
+
+    def arithmetic(self, format: str, dtype: str) -> str:
+        """What products are made in, in ``Ceiling``'s words: int8 where activations are rounded to it too."""
+        return "int8" if f"{format}, {dtype}" in self.tolerance else dtype
 
     def limit(self, format: str, dtype: str) -> float:
         """The relative error allowed to a kernel of this weight format and arithmetic."""

@@ -64,7 +64,8 @@ class Estimator:
 
     def _floor(self, job: Job, fixed: Shape, tokens: int, context: int) -> float:
         cost = _cost(job, fixed, tokens, context)
-        return max(self.ceiling.floor_us(cost.flops, cost.bytes, job.dtype), 1e-6)
+        arithmetic = OPERATORS[job.operator].arithmetic(job.format, job.dtype)
+        return max(self.ceiling.floor_us(cost.flops, cost.bytes, arithmetic), 1e-6)
 
     def _look(self, job: Job, kernel: str, tokens: int, context: int) -> Estimate | None:
         here, code = self.subject(job), self.code(job, kernel)

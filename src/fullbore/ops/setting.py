@@ -34,12 +34,13 @@ class Setting:
 
     @staticmethod
     def of(scenario: str, concurrency: int = 0, threads: int = 0, most_tokens: int = 512) -> "Setting":
-        """0 chooses: the scenario's own concurrency as far as one step holds it, and every core.
+        """0 chooses: the scenario's own concurrency as far as one step holds it (as many as that in an open
+        loop, which has none of its own), and every core.
 
         UsageError for a scenario that is not known.
         """
         loaded = load_scenario(scenario)
-        in_flight = concurrency or min(loaded.arrival.concurrency, MOST_SEQUENCES)
+        in_flight = concurrency or min(loaded.concurrency or MOST_SEQUENCES, MOST_SEQUENCES)
         threads = threads or usable_cores()
         store = Store(machine_fingerprint(threads), default_folder())
         return Setting(loaded.name, in_flight, threads, step_mix(loaded, in_flight, most_tokens), store)

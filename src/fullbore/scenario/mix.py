@@ -1,7 +1,8 @@
 """Which steps a scenario makes: how many decodes with what context, and what chunks of prompts beside them.
 
-Kernels are chosen for this mix. It comes from running the scenario's closed loop in counts alone, from a
-steady state: requests of one length whose ages are spread evenly, each replaced the moment it ends.
+Kernels are chosen for this mix. It comes from running the scenario as a closed loop in counts alone, from a
+steady state: requests of its mean lengths whose ages are spread evenly, each replaced the moment it ends.
+What a prefix cache can hold of a prompt (shared prompts, earlier turns) is context and not computed again.
 """
 
 from collections import deque
@@ -58,12 +59,13 @@ def step_mix(scenario: Scenario, concurrency: int, most_tokens: int = 512) -> Mi
 def _run(scenario: Scenario, concurrency: int, most_tokens: int) -> Iterator[tuple[int, int, Chunks, int]]:
     """(decodes, their mean context, chunks, sampled rows) of each step in one request's lifetime."""
     prompt, decode_steps = scenario.input_tokens, scenario.output_tokens - 1
+    history = scenario.history_tokens
     running: deque[tuple[int, int]] = deque()  # (step it ends before, context - step), oldest first
     waiting: deque[int] = deque()  # prompt tokens computed so far
     for number in reversed(range(concurrency)):
         age = number * decode_steps // concurrency
         if decode_steps:
-            running.append((decode_steps - age, prompt + age + 1))
+            running.append((decode_steps - age, history + prompt + age + 1))
         else:
             waiting.append(0)
     for step in range(min(MOST_STEPS, decode_steps + -(-prompt * concurrency // most_tokens))):
@@ -76,12 +78,12 @@ def _run(scenario: Scenario, concurrency: int, most_tokens: int) -> Iterator[tup
         while waiting and room and len(chunks) < concurrency:
             first = waiting.popleft()
             tokens = min(prompt - first, room)
-            chunks.append((tokens, first))
+            chunks.append((tokens, history + first))
             room -= tokens
             if first + tokens < prompt:
                 waiting.appendleft(first + tokens)
             elif decode_steps:
-                running.append((step + 1 + decode_steps, prompt - step))
+                running.append((step + 1 + decode_steps, history + prompt - step))
                 done += 1
             else:
                 waiting.append(0)

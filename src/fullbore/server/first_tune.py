@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fullbore.engine.options import EngineOptions
-from fullbore.flags import PREFIX
+from fullbore.flags import PREFIX, VARIABLES
 from fullbore.hardware.cpu import best_dtype
 from fullbore.ops.setting import Setting, kv_bits
 
 PROGRAM = (sys.executable, "-P", "-m", "fullbore", "tune")
 MODES = ("auto", "off", "quick", "thorough")
-NO_FLAGS = ("FULLBORE_CPU_ISA",)  # says which kernels there are, here and in the engine
 _END_S = 5.0  # for the tuner to keep its last record
 log = logging.getLogger("fullbore.server")
 
@@ -52,7 +51,7 @@ class FirstTune:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(PREFIX) or name in NO_FLAGS
+            if not name.startswith(PREFIX) or name in VARIABLES
         }
         process = await asyncio.create_subprocess_exec(*program, *self.arguments(), env=environment)
         try:

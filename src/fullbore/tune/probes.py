@@ -5,7 +5,7 @@ from ctypes import c_double, c_int64, c_void_p
 
 import torch
 
-from fullbore.hardware.ceiling import Probes, torch_probes
+from fullbore.hardware.ceiling import ARITHMETICS, Probes, torch_probes
 
 _READ_BYTES = 512 << 20  # far beyond any last-level cache
 _PAGE = 4096
@@ -30,9 +30,12 @@ def probes() -> Probes:
     def read_bytes() -> float:
         return 1e9 * max(float(read(native.pool, memory.data_ptr(), _READ_BYTES)) for _ in range(_REPEATS))
 
-    def flops(dtype: str) -> float:
-        found = max(peak(native.pool, dtype == "bfloat16") for _ in range(_REPEATS))
-        return 1e9 * float(found) if found else flops("float32")
+    def flops(arithmetic: str) -> float | None:
+        number = ARITHMETICS.index(arithmetic)
+        found = max(float(peak(native.pool, number)) for _ in range(_REPEATS))
+        if not found and arithmetic == "bfloat16":
+            return flops("float32")  # which bfloat16 is widened to
+        return 1e9 * found or None
 
     return Probes(read_bytes, flops)
 

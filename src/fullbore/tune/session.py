@@ -93,11 +93,10 @@ class Session:
         evidence = tuned.evidence(self.work, self.registry)
         out = console(least=110, plain=190)
         ceiling = evidence.estimator.ceiling
-        peaks = ", ".join(f"{value / 1e9:.0f} GFLOP/s in {name}" for name, value in ceiling.flops.items())
         setting = self.setting
         out.print(
             f"{setting.store.fingerprint['cpu']}, {setting.threads} threads: "
-            f"reads {ceiling.read / 1e9:.1f} GB/s, multiplies {peaks} (measured)",
+            f"{ceiling.describe()} (measured)",
             f"chosen for {setting.scenario} with {setting.concurrency} in flight, weights as {self.weights}, "
             f"computing in {self.dtype}; "
             "times are medians, % is of the ceiling that binds (~ interpolated, ? assumed)",

@@ -204,11 +204,12 @@ class Tuner:
         cost = operator.cost(
             step_shape(operator, fixed, point.tokens, point.context), here.format, here.dtype
         )
+        arithmetic = operator.arithmetic(here.format, here.dtype)
         return Timing(
             here, kernel.name, kernel_code(kernel), point.tokens, point.context, spread.repeats,
             self.bench.now(), spread.median_us, spread.low_us, spread.high_us,
-            ceiling.floor_us(cost.flops, cost.bytes, here.dtype),
-            ceiling.bound(cost.flops, cost.bytes, here.dtype), packed,
+            ceiling.floor_us(cost.flops, cost.bytes, arithmetic),
+            ceiling.bound(cost.flops, cost.bytes, arithmetic), packed,
         )  # fmt: skip
 
     def _keep(self, records: Iterable[Record]) -> None:

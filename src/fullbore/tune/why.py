@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from fullbore.ops.candidates import Loser, describe
 from fullbore.ops.contract import Job
 from fullbore.ops.evidence import Measured
+from fullbore.ops.operators import OPERATORS
 from fullbore.ops.selection import Choice
 from fullbore.ops.times import Timing
 from fullbore.tune.table import duration, percent
@@ -55,7 +56,9 @@ def _floor(job: Job, evidence: Measured, kernel: str, tokens: int, context: int)
     cost = evidence.estimator.cost(job, tokens, context)
     timing = _timing(job, evidence, kernel, tokens, context)
     if timing is not None and timing.bound == "flops":
-        work = f"{cost.flops / 1e6:.3g} MFLOP at {cost.flops / known.floor_us / 1e3:.0f} GFLOP/s"
+        arithmetic = OPERATORS[job.operator].arithmetic(job.format, job.dtype)
+        speed = f"{cost.flops / known.floor_us / 1e3:.0f} GFLOP/s"
+        work = f"{cost.flops / 1e6:.3g} MFLOP at {speed} in {arithmetic}"
     else:
         work = f"{cost.bytes / 1e6:.3g} MB read at {cost.bytes / known.floor_us / 1e3:.1f} GB/s"
     return f"{known.floor_us:.3g} us by the roofline: {work}"

@@ -9,14 +9,12 @@ from torch import Tensor
 
 from fullbore.kernels.cpu.kernel import I, P
 from fullbore.kernels.cpu.native import Native
-from fullbore.kernels.cpu.packed import FORMATS, PANEL, PanelKernel, Placed, dequantise, panels
+from fullbore.kernels.cpu.packed import FORMATS, PanelKernel, Placed, dequantise, panels
 from fullbore.ops.attention import Heads
 from fullbore.ops.cache import CacheRow
-from fullbore.ops.draws import WEIGHT_FORMATS
 from fullbore.ops.formats import BLOCK, Weight
 
 _STEP = 32  # latents are padded to a multiple of this: kValueStep
-_WIDE = -1  # MlaWeights::kWide
 
 _FAULTS = {
     1: (ValueError, "a row sees no keys; its context must count at least itself"),
@@ -54,12 +52,6 @@ def _transposed(weight: Weight) -> Weight:
     return Weight(weight.data.T, None if weight.scale is None else weight.scale.T)
 
 
-def _wide(matrix: Tensor) -> Tensor:
-    """[out, in] float32 -> [out / 64, in, 64], sizes rounded up with zeros: ``out`` to 64, ``in`` to 2."""
-    whole = F.pad(matrix, (0, matrix.shape[1] % 2, 0, -matrix.shape[0] % PANEL))
-    return whole.view(-1, PANEL, whole.shape[1]).mT.contiguous()
-
-
 def _mixed_order(latent: int) -> Tensor:
     """Where products of two interleaved bfloat16 rows leave each latent: 4 of every 8, then the other 4."""
     order = torch.arange(latent).view(-1, 4, 2, 4)  # 32 latents: 4 runs of 128 bits, each in two halves
@@ -79,7 +71,6 @@ def _int32(numbers: Tensor) -> Tensor:
 
 class _LatentAttention(PanelKernel):
     layout = "cpu_absorbed"
-    formats = WEIGHT_FORMATS
     entry: ClassVar[str]
     request: ClassVar[tuple[Any, ...]]  # types of what an operator is given beside queries and cache
 
@@ -99,9 +90,8 @@ class _LatentAttention(PanelKernel):
             mixed = _rows(weight, begin + heads.nope, heads.v)
             values.append(Weight(F.pad(mixed.data, (0, latents - heads.latent))[:, order], mixed.scale))
         key, value = self._panels(keys), self._panels(values)
-        format = FORMATS.get(weight.format, _WIDE)
         counts = heads.count, heads.nope, heads.rope, heads.v, heads.latent, heads.kv_bits
-        sizes = Sizes(key.data_ptr(), value.data_ptr(), format, *counts, heads.softmax_scale)
+        sizes = Sizes(key.data_ptr(), value.data_ptr(), FORMATS[weight.format], *counts, heads.softmax_scale)
         return Absorbed(key, value, sizes)
 
     def _splittable(self, kv_b: Weight, heads: Heads) -> Weight:
@@ -116,8 +106,6 @@ class _LatentAttention(PanelKernel):
     def _panels(self, matrices: list[Weight]) -> Tensor:
         """The panels of each, one after the other; all have one shape and format."""
         out, in_ = matrices[0].data.shape
-        if matrices[0].format not in FORMATS:
-            return torch.stack([_wide(matrix.data) for matrix in matrices]).view(torch.uint8)
         step = self.panel_bytes(matrices[0].format, in_)
         room = self.room(len(matrices) * panels(out) * step)
         place = room.data_ptr()

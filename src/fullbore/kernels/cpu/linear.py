@@ -32,7 +32,7 @@ class CpuLinear(PanelKernel):
         self._linear, self._call = self.struct_function("fb_linear", "PPqPqqqqPqP")
 
     def pack(self, *weights: Weight) -> Panels:
-        format, width = weights[0].format, weights[0].data.shape[1]
+        format, width = self.kept_as(weights[0].format), weights[0].data.shape[1]
         step, places, out = self.panel_bytes(format, width), list[tuple[int, int]](), 0
         placed: list[Placed] = []
         memory = self.room(sum(panels(len(weight.data)) for weight in weights) * step)

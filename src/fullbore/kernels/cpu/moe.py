@@ -39,7 +39,7 @@ class _Experts(PanelKernel):
     def pack_experts(self, experts: Sequence[Expert], routed: int) -> Experts:
         """Some experts at a time: the sequence may load them as they are asked for."""
         gate = experts[0][0]
-        format, (inter, hidden) = gate.format, gate.data.shape
+        format, (inter, hidden) = self.kept_as(gate.format), gate.data.shape
         shared = experts[routed][0].data.shape[0] if len(experts) > routed else 0
         size = self._expert_bytes(format, hidden, inter)
         memory = self.room(routed * size + self._expert_bytes(format, hidden, shared))

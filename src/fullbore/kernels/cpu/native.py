@@ -2,7 +2,7 @@
 
 An object lies beside this file when the package was installed with a compiler at hand; else it is compiled at
 first use into ``$XDG_CACHE_HOME/fullbore/native`` (``~/.cache`` unless set). ``FULLBORE_CPU_ISA`` names an
-instruction set instead of the best one.
+instruction set instead of the best one; ``FULLBORE_PIN`` see ``placement.py``.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ import torch
 
 from fullbore.errors import UsageError, did_you_mean
 from fullbore.hardware.cpu import cpu_flags
+from fullbore.hardware.topology import allowed_cpus
 from fullbore.kernels.cpu.build import (
     ISAS,
     CompileError,
@@ -28,8 +29,11 @@ from fullbore.kernels.cpu.build import (
     for_this_machine,
     object_name,
 )
+from fullbore.kernels.cpu.placement import places
 
 VARIABLE = "FULLBORE_CPU_ISA"
+# Of one decode of bench-1b5 in fp8_block, by that with avx512bf16 in turns with it: docs/benchmarks.md.
+DECODE_TIMES = {"avx512bf16": 1.0, "avx512": 2.0, "avx2": 2.5}
 INSTALLED = Path(__file__).parent
 _log = logging.getLogger(__name__)
 
@@ -98,23 +102,32 @@ def chosen_isas(environ: Mapping[str, str], flags: frozenset[str]) -> tuple[Isa,
 
 def load(isas: tuple[Isa, ...], threads: int, folder: Path = INSTALLED) -> Native:
     """The first of ``isas`` that has, or can be given, an object. Raises NativeUnavailable where none has."""
-    passed: list[str] = []
+    passed: dict[str, str] = {}
     for isa in isas:
         try:
             lib = _library(isa, folder)
             _enable(lib)
         except (CompileError, OSError) as error:
-            passed.append(f"{isa.name}: {error}")
+            passed[isa.name] = str(error)
             continue
-        for line in passed:
+        for better, reason in passed.items():
             _log.warning(
-                "slower native kernels are used, %s instead of %s; docs/benchmarks.md says how much slower "
-                "each instruction set was on another machine",
-                isa.name,
-                line,
-            )
-        return Native(isa.name, lib, _new_pool(lib, threads), threads, tuple(passed))
-    raise NativeUnavailable("no native kernels (" + "; ".join(passed) + ")")
+                "slower native kernels are used, %s instead of %s (%s): %s",
+                isa.name, better, _how_much_slower(isa.name, better), reason,
+            )  # fmt: skip
+        return Native(isa.name, lib, _new_pool(lib, threads), threads, _lines(passed))
+    raise NativeUnavailable("no native kernels (" + "; ".join(_lines(passed)) + ")")
+
+
+def _lines(passed: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{name}: {reason}" for name, reason in passed.items())
+
+
+def _how_much_slower(used: str, better: str) -> str:
+    if used not in DECODE_TIMES or better not in DECODE_TIMES:
+        return "how much slower was not measured"
+    times = DECODE_TIMES[used] / DECODE_TIMES[better]
+    return f"a decode took {times:.1f} times as long on the machine that docs/benchmarks.md names"
 
 
 def _library(isa: Isa, folder: Path) -> ctypes.CDLL:
@@ -182,4 +195,5 @@ def _refuse_truncated(path: Path) -> None:
 def _new_pool(lib: ctypes.CDLL, threads: int) -> ctypes.c_void_p:
     lib.fb_pool_new.restype = ctypes.c_void_p
     lib.fb_pool_new.argtypes = (ctypes.c_int, ctypes.c_void_p)
-    return ctypes.c_void_p(lib.fb_pool_new(threads, None))
+    cpus = places(os.environ, threads, allowed_cpus())
+    return ctypes.c_void_p(lib.fb_pool_new(threads, (ctypes.c_int * len(cpus))(*cpus) if cpus else None))

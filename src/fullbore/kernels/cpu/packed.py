@@ -12,7 +12,7 @@ from fullbore.kernels.cpu.native import Native
 from fullbore.ops.formats import Weight
 
 # as ``Format`` in csrc/matrix.h
-FORMATS = {"bf16": 0, "fp8_block": 1, "int8": 2, "int4_g32": 3, "int4_g128": 4}
+FORMATS = {"bf16": 0, "fp8_block": 1, "int8": 2, "int4_g32": 3, "int4_g128": 4, "fp32": 5}
 PANEL = 64
 _HUGE_PAGE = 1 << 21
 
@@ -49,11 +49,18 @@ class PanelKernel(CpuKernel):
         self._huge(room.data_ptr() + begin, size)
         return room[begin : begin + size]
 
+    def kept_as(self, format: str) -> str:
+        """What weights are packed as: float32 is rounded where activations are bfloat16, since digits on one
+        side of a product are dear and of no use."""
+        return "bf16" if self.is_bf16 and format == "fp32" else format
+
     def pack_all(self, format: str, matrices: Iterable[Placed]) -> None:
         """Write the panels of many matrices, all at once: small ones would leave threads waiting."""
         held: list[Tensor | None] = []  # until they are packed
-        rows: list[tuple[int, ...]] = []  # ``Stored`` of csrc/pack.cpp
-        for weight, address, step in matrices:
+        rows: list[tuple[int, ...]] = []  # ``Stored`` of csrc/pack.h
+        for stored, address, step in matrices:
+            rounded = self.kept_as(stored.format) != stored.format
+            weight = Weight(stored.data.to(torch.bfloat16)) if rounded else stored
             if weight.format != format:
                 raise FullboreError(
                     f"the matrices of one feed-forward are stored as {format} and as {weight.format}; "
@@ -65,8 +72,8 @@ class PanelKernel(CpuKernel):
             held += data, scale
             factors = 0 if scale is None else scale.data_ptr()
             rows.append((data.data_ptr(), factors, *data.shape, address, step))
-        stored = torch.tensor(rows, dtype=torch.int64)
-        self._pack(self.pool, FORMATS[format], stored.data_ptr(), len(rows))
+        table = torch.tensor(rows, dtype=torch.int64)
+        self._pack(self.pool, FORMATS[format], table.data_ptr(), len(rows))
 
 
 def panels(out: int) -> int:

@@ -2,6 +2,7 @@
 // a block is contiguous, carries its own factors, and follows the block before it: one stream of memory.
 //
 //   bf16       [64 pairs of inputs][64 outputs][2]     the order of bfloat16 dot products, and of AMX tiles
+//   fp32       [128 inputs][64 outputs]
 //   fp8_block  [64 pairs][2 halves][64 bytes], then the block's factor; within a half as `place` in fp8.h says
 //   int8       [32 quads][64 outputs][4 inputs] + 128, the order of byte dot products, whose one side is unsigned;
 //              then bfloat16 factors [groups of the block][64 outputs]
@@ -37,15 +38,25 @@ constexpr bool kByteDots = true;  // dot products of unsigned with signed bytes
 constexpr bool kByteDots = false;
 #endif
 
-enum class Format : int64_t { kBf16 = 0, kFp8Block = 1, kInt8 = 2, kInt4G32 = 3, kInt4G128 = 4 };
+enum class Format : int64_t { kBf16 = 0, kFp8Block = 1, kInt8 = 2, kInt4G32 = 3, kInt4G128 = 4, kFp32 = 5 };
 
 struct Bf16 {
-  static constexpr bool kCoded = false;  // blocks are pairs of bfloat16 as they lie
+  static constexpr bool kCoded = false;  // blocks are multiplied as they lie
   static constexpr bool kWhole = false;  // values are whole numbers
   static constexpr int kGroup = kBlock;  // inputs that share a factor
   static constexpr size_t kBlockBytes = kBlock * kPanel * 2;
   static constexpr int kLines = 4;  // cache lines of a pair of inputs
   static constexpr int kCache = 2;  // that the next block is fetched into: two of them would fill the first
+  static float factor(const uint8_t*, int) { return 1.0f; }
+};
+
+struct Fp32 {
+  static constexpr bool kCoded = false;
+  static constexpr bool kWhole = false;
+  static constexpr int kGroup = kBlock;
+  static constexpr size_t kBlockBytes = kBlock * kPanel * sizeof(float);
+  static constexpr int kLines = 8;
+  static constexpr int kCache = 2;
   static float factor(const uint8_t*, int) { return 1.0f; }
 };
 
@@ -89,6 +100,7 @@ auto with_format(Format format, Visit&& visit) {
     case Format::kFp8Block: return visit(Fp8Block{});
     case Format::kInt8: return visit(Int8{});
     case Format::kInt4G32: return visit(Int4G32{});
+    case Format::kFp32: return visit(Fp32{});
     default: return visit(Int4G128{});
   }
 }

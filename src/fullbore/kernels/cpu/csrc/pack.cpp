@@ -9,27 +9,30 @@
 #include "api.h"
 #include "fp8.h"
 #include "matrix.h"
+#include "pack.h"
 #include "pool.h"
 
 using namespace fullbore;
 
 namespace {
 
-// What two inputs of one output take, and how many of them make the 16 bytes that every machine moves at once.
+// What stays together: two inputs of one output, of which a block has 64; in float32 one.
 template <class F>
-using Pair = std::conditional_t<F::kCoded, uint16_t, uint32_t>;
+using UnitOf = std::conditional_t<F::kCoded, uint16_t, uint32_t>;
 template <class F>
-constexpr int kLanes = 16 / sizeof(Pair<F>);
+constexpr int kUnits = std::is_same_v<F, Fp32> ? kBlock : kPairs;
+template <class F>
+constexpr int kLanes = 16 / sizeof(UnitOf<F>);  // in the 16 bytes that every machine moves at once
 
 template <class F>
-constexpr size_t kRowBytes = kPairs * sizeof(Pair<F>);  // of an output in a block as stored
+constexpr size_t kRowBytes = kUnits<F> * sizeof(UnitOf<F>);  // of an output in a block as stored
 
 #define FULLBORE_UNROLL _Pragma("GCC unroll 8")
 
 template <class Unit>
 using Lanes __attribute__((vector_size(16))) = Unit;
 
-// kOrder<F>[lane]: which output of a panel lies there in each row of pairs.
+// kOrder<F>[lane]: which output of a panel lies there in each row of units.
 template <class F>
 constexpr auto kOrder = [] {
   std::array<int, kPanel> order{};
@@ -53,11 +56,11 @@ V interleaved(V a, V b) {
 #endif
 }
 
-// rows[i]: 128 values of output i -> pairs of inputs at `block`, all 64 outputs of a pair together.
+// rows[i]: 128 values of output i -> units of inputs at `block`, those of all 64 outputs together.
 template <class F>
   requires(!F::kWhole)
 void pack_block(const uint8_t* const* rows, uint8_t* block) {
-  using Unit = Pair<F>;
+  using Unit = UnitOf<F>;
   using V = Lanes<Unit>;
   constexpr int n = kLanes<F>;
   for (int lane = 0; lane < kPanel; lane += n) {
@@ -67,9 +70,9 @@ void pack_block(const uint8_t* const* rows, uint8_t* block) {
       // Rows lie too far apart for the machine to guess what is next: the same rows of the next block.
       for (size_t at = 0; at < kRowBytes<F>; at += 64) __builtin_prefetch(row[i] + kRowBytes<F> + at);
     }
-    for (int pair = 0; pair < kPairs; pair += n) {
+    for (int unit = 0; unit < kUnits<F>; unit += n) {
       V square[n], next[n];
-      FULLBORE_UNROLL for (int i = 0; i < n; ++i) memcpy(&square[i], row[i] + pair * sizeof(Unit), sizeof(V));
+      FULLBORE_UNROLL for (int i = 0; i < n; ++i) memcpy(&square[i], row[i] + unit * sizeof(Unit), sizeof(V));
       // Each round brings together what is half as far apart: after log2 n of them rows are columns.
       FULLBORE_UNROLL for (int round = 1; round < n; round *= 2) {
         FULLBORE_UNROLL for (int i = 0; i < n; ++i) next[i] = square[i];
@@ -79,7 +82,7 @@ void pack_block(const uint8_t* const* rows, uint8_t* block) {
         }
       }
       FULLBORE_UNROLL for (int i = 0; i < n; ++i)
-        memcpy(block + ((pair + i) * kPanel + lane) * sizeof(Unit), &square[i], sizeof(V));
+        memcpy(block + ((unit + i) * kPanel + lane) * sizeof(Unit), &square[i], sizeof(V));
     }
   }
 }
@@ -121,16 +124,6 @@ inline void end_stream() {
 #endif
 }
 
-// A matrix as stored, [out, in] in bfloat16, e4m3 or int8; its factors, [ceil(out / 128), ceil(in / 128)] float32 of
-// e4m3 and [out, ceil(in / group)] bfloat16 of whole numbers; and where its panels go, `step` bytes from one to the next.
-struct Stored {
-  const uint8_t* values;
-  const void* factors;
-  int64_t out, in;
-  uint8_t* to;
-  int64_t step;
-};
-
 // The factors of the block of a panel's `outputs` that begins at input k.
 template <class F>
 void pack_factors(const Stored& matrix, int64_t panel, int outputs, int64_t k, uint8_t* to) {
@@ -150,7 +143,7 @@ void pack_factors(const Stored& matrix, int64_t panel, int outputs, int64_t k, u
 
 template <class F>
 void pack_panel(const Stored& matrix, int64_t panel) {
-  constexpr int64_t item = sizeof(Pair<F>) / 2;
+  constexpr int64_t item = kRowBytes<F> / kBlock;
   alignas(64) uint8_t packed[F::kBlockBytes] = {};
   const int outputs = static_cast<int>(std::min<int64_t>(kPanel, matrix.out - panel * kPanel));
   const uint8_t* first = matrix.values + panel * kPanel * matrix.in * item;

@@ -11,17 +11,19 @@
 
 namespace fullbore {
 
-// Rows up to which codes are decoded in registers, each time they are needed; for more rows once into scratch.
-// As many as leave registers for the decoder's tables, and in float32 for weights wider than their pairs.
+// Rows up to which codes are decoded in registers, by each tile again; for more rows once into scratch. Beside
+// bfloat16 dot products that is nearly free, so that only many tiles pay for scratch; in float32, whose weights are
+// wider than their pairs, as many rows as leave registers for the decoder's tables.
 template <class F, class A>
 constexpr int kInRegisters = 0;
 #if defined(__AVX512VBMI__)
 template <class A>
-constexpr int kInRegisters<Fp8Block, A> = std::is_same_v<A, float> ? 3 : 5;
+constexpr int kInRegisters<Fp8Block, A> = std::is_same_v<A, float> ? 3 : 4 * kRows;
 #endif
 
 template <class F, class A>
 void multiply_in_registers(const A* const* a, int rows, const uint8_t* w, int64_t in, float* c, const uint8_t* next) {
+  using Source = std::conditional_t<std::is_same_v<F, Fp32>, Floats, Pairs>;
   alignas(64) bf16 scratch[F::kCoded ? kBlock * kPanel : 1];
   const int tiles = (rows + kRows - 1) / kRows;
   const bool in_registers = rows <= kInRegisters<F, A>;
@@ -40,20 +42,24 @@ void multiply_in_registers(const A* const* a, int rows, const uint8_t* w, int64_
       for (int row = begin; row < end; ++row) at[row - begin] = a[row] + k;
       const Into<decltype(F::factor(block, 0))> into{c + begin * kPanel, factor, k == 0};
       with_rows(end - begin, [&](auto R) {
-        const uint8_t* const soon = after + before * F::kLines * 64;
+        const auto run = [&]<int kCache>(const auto& weights, std::integral_constant<int, kCache>) {
+          const uint8_t* const soon = after + before * F::kLines * 64;
+          if (tiles == 1) return tile<R, Fetch{F::kLines, kCache}>(at, weights, pairs, soon, into);
+          // The next block, a part of each line by each of the first tiles.
+          const int lines = (F::kLines + tiles - 1) / tiles;
+          const uint8_t* ahead = after + (t * kPairs + before) * lines * 64;
+          if (t * lines >= F::kLines) return tile<R, Fetch{0, kCache}>(at, weights, pairs, ahead, into);
+          if (lines == 1) return tile<R, Fetch{1, kCache}>(at, weights, pairs, ahead, into);
+          if constexpr (F::kLines > 4)
+            if (lines > 2) return tile<R, Fetch{4, kCache}>(at, weights, pairs, ahead, into);
+          if constexpr (F::kLines > 2) tile<R, Fetch{2, kCache}>(at, weights, pairs, ahead, into);
+        };
 #if defined(__AVX512VBMI__)
         if constexpr (R <= kInRegisters<F, A>)
-          if (in_registers) return tile<R, Fetch{F::kLines, 2}>(at, Codes(block), pairs, soon, into);
+          if (in_registers) return run(Codes(block), std::integral_constant<int, 2>{});
 #endif
         const void* const whole = F::kCoded ? static_cast<const void*>(scratch) : block;
-        const Pairs weights(static_cast<const uint32_t*>(whole) + before * kPanel);
-        if (tiles == 1) return tile<R, Fetch{F::kLines, F::kCache}>(at, weights, pairs, soon, into);
-        // The next block, a part of each line by each of the first tiles.
-        const int lines = (F::kLines + tiles - 1) / tiles;
-        const uint8_t* ahead = after + (t * kPairs + before) * lines * 64;
-        if (t * lines >= F::kLines) return tile<R, Fetch{0, F::kCache}>(at, weights, pairs, ahead, into);
-        if (lines == 1) return tile<R, Fetch{1, F::kCache}>(at, weights, pairs, ahead, into);
-        if constexpr (F::kLines > 2) tile<R, Fetch{2, F::kCache}>(at, weights, pairs, ahead, into);
+        run(Source(static_cast<const uint32_t*>(whole) + before * kPanel), std::integral_constant<int, F::kCache>{});
       });
     }
   }
@@ -70,6 +76,7 @@ void multiply(const A* const* a, int rows, const uint8_t* w, int64_t in, float* 
 }
 
 template void multiply<Bf16>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
+template void multiply<Fp32>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 template void multiply<Fp8Block>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 template void multiply<Int8>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);
 template void multiply<Int4G32>(const float* const*, int, const uint8_t*, int64_t, float*, const uint8_t*);

@@ -6,6 +6,7 @@
 #include "buffer.h"
 #include "pool.h"
 #include "tile.h"
+#include "tile_int.h"
 
 #if defined(FULLBORE_TILES)
 #include "amx.h"
@@ -53,28 +54,20 @@ double rate(Pool& pool, double per_step, Step step) {
   return per_step * kSteps * pool.threads() / seconds_since(begin) / 1e9;
 }
 
-}  // namespace
+constexpr int kSums = W == 16 ? 24 : 12;
 
-// GB/s of all threads reading `memory` (many times the last cache) once, each its own part, as one stream or as four:
-// which is faster depends on the machine.
-FB_API double fb_read_probe(Pool* pool, const uint8_t* memory, int64_t bytes) {
-  return std::max(read<1>(*pool, memory, bytes), read<4>(*pool, memory, bytes));
+double float32_peak(Pool& pool) {
+  return rate(pool, kSums * W * 2, [](int steps) {
+    vf sums[kSums] = {}, x = splat(1.0f);
+    keep(x);
+    for (int i = 0; i < steps; ++i) unrolled<kSums>([&](auto s) { sums[s] = x * x + sums[s]; });
+    keep(sums);
+  });
 }
 
-// GFLOP/s (a multiply-add counts two) of all threads in registers: bfloat16 dot products or tiles, or float32. 0 where
-// this instruction set has no such instruction.
-FB_API double fb_peak_probe(Pool* pool, int64_t is_bf16) {
-  constexpr int kSums = W == 16 ? 24 : 12;
-  if (!is_bf16) {
-    return rate(*pool, kSums * W * 2, [](int steps) {
-      vf sums[kSums] = {}, x = splat(1.0f);
-      keep(x);
-      for (int i = 0; i < steps; ++i) unrolled<kSums>([&](auto s) { sums[s] = x * x + sums[s]; });
-      keep(sums);
-    });
-  }
+double bfloat16_peak([[maybe_unused]] Pool& pool) {
 #if defined(FULLBORE_TILES)
-  return rate<100'000>(*pool, 4 * 2 * kTileRows * 16 * 2 * kTilePairs, [](int steps) {
+  return rate<100'000>(pool, 4 * 2 * kTileRows * 16 * 2 * kTilePairs, [](int steps) {
     const Tiles configured;  // and zero
     for (int i = 0; i < steps; ++i) {
       _tile_dpbf16ps(0, 4, 5);
@@ -84,7 +77,7 @@ FB_API double fb_peak_probe(Pool* pool, int64_t is_bf16) {
     }
   });
 #elif defined(__AVX512BF16__)
-  return rate(*pool, kSums * W * 4, [](int steps) {
+  return rate(pool, kSums * W * 4, [](int steps) {
     __m512 sums[kSums] = {};
     __m512i bits = _mm512_set1_epi32(0x3f803f80);
     keep(bits);
@@ -95,4 +88,42 @@ FB_API double fb_peak_probe(Pool* pool, int64_t is_bf16) {
 #else
   return 0;
 #endif
+}
+
+double int8_peak([[maybe_unused]] Pool& pool) {
+#if defined(FULLBORE_TILES) && !defined(FULLBORE_EMULATED_TILES)
+  return rate<100'000>(pool, 4 * 2 * kTileRows * 16 * 4 * kTilePairs, [](int steps) {
+    const Tiles configured;
+    for (int i = 0; i < steps; ++i) {
+      _tile_dpbusd(0, 4, 5);
+      _tile_dpbusd(1, 4, 5);
+      _tile_dpbusd(2, 4, 5);
+      _tile_dpbusd(3, 4, 5);
+    }
+  });
+#elif defined(__AVX512VNNI__)
+  return rate(pool, kSums * W * 8, [](int steps) {
+    __m512i sums[kSums] = {}, x = _mm512_set1_epi8(1);
+    keep(x);
+    for (int i = 0; i < steps; ++i) unrolled<kSums>([&](auto s) INLINE { add_products(sums[s], x, x); });
+    // Each by itself: where gcc sees the array used as one it writes all of it to memory at every step.
+    unrolled<kSums>([&](auto s) INLINE { asm volatile("" : "+v"(sums[s])); });
+  });
+#else
+  return 0;
+#endif
+}
+
+}  // namespace
+
+// GB/s of all threads reading `memory` (many times the last cache) once, each its own part, as one stream or as four:
+// which is faster depends on the machine.
+FB_API double fb_read_probe(Pool* pool, const uint8_t* memory, int64_t bytes) {
+  return std::max(read<1>(*pool, memory, bytes), read<4>(*pool, memory, bytes));
+}
+
+// GFLOP/s (a multiply-add counts two) of all threads in registers: `arithmetic` 0 float32, 1 dot products or tiles of
+// bfloat16, 2 those of bytes. 0 where this instruction set has no such instruction.
+FB_API double fb_peak_probe(Pool* pool, int64_t arithmetic) {
+  return (arithmetic == 0 ? float32_peak : arithmetic == 1 ? bfloat16_peak : int8_peak)(*pool);
 }

@@ -13,20 +13,17 @@
 namespace fullbore::attention {
 
 constexpr int kTokenChunk = 64;  // tokens that a task takes
-constexpr int kChunkRoom = kTokenChunk + kRowTail;
 constexpr int kValueStep = 32;  // latents are padded to this: a multiple of kColumns on every machine
 
 // As packed by the Python side, for each head W_UK^T [latent, nope] and W_UV [v, latents], the latents in the order of
-// A::columns and padded to kValueStep with zeros. Panels of matrix.h, or in float32 [outputs / 64][inputs][64].
+// A::columns and padded to kValueStep with zeros, as panels of matrix.h.
 struct MlaWeights {
   const uint8_t* key;
   const uint8_t* value;
-  int64_t format;  // a Format, or kWide
+  Format format;  // bf16, fp8_block, or fp32 where float32 is computed
   int32_t heads, nope, rope, v, latent;
   int32_t kv_bits;  // as in CacheRow
   float scale;      // of the softmax
-
-  static constexpr int64_t kWide = -1;
 };
 
 // The buffer of rows; `heads` may be more than there are.
@@ -60,13 +57,13 @@ class Projections {
   void absorb(const In* q, int64_t q_token, int64_t q_head, int tokens, float scale, const Rows<T>& rows) const {
     const int inner = up(w_.nope, 2), width = w_.latent + w_.rope;
     const size_t panel_size = panel_bytes(inner);
-    run(tokens, rows.heads, kChunkRoom * inner, [&](int head, int begin, int n, float* product, T* copies) {
+    run(tokens, rows.heads, kTokenChunk * inner, [&](int head, int begin, int n, float* product, T* copies) {
       if (head >= w_.heads) {
         for (int i = 0; i < n; ++i) memset(rows(begin + i, head), 0, rows.pitch * sizeof(T));
         return;
       }
       const In* const from = q + begin * q_token + head * q_head;
-      const T* left[kChunkRoom];
+      const T* left[kTokenChunk];
       for (int i = 0; i < n; ++i) {
         if constexpr (std::is_same_v<In, T>) {
           left[i] = from + i * q_token;
@@ -97,7 +94,7 @@ class Projections {
     const int inner = up(w_.latent, kValueStep);
     const size_t panel_size = panel_bytes(inner);
     run(tokens, w_.heads, 0, [&](int head, int begin, int n, float* product, T*) {
-      const T* left[kChunkRoom];
+      const T* left[kTokenChunk];
       for (int i = 0; i < n; ++i) left[i] = rows(begin + i, head);
       const uint8_t* panel = w_.value + head * panels(w_.v) * panel_size;
       for (int column = 0; column < w_.v; column += kPanel, panel += panel_size) {
@@ -112,38 +109,28 @@ class Projections {
   }
 
  private:
-  // body(head, first token, tokens, product [kChunkRoom][kPanel], `values` values of scratch)
+  // body(head, first token, tokens, product [kTokenChunk][kPanel], `values` values of scratch)
   template <class Body>
   void run(int tokens, int heads, int values, Body&& body) const {
     const int chunks = (tokens + kTokenChunk - 1) / kTokenChunk;
     pool_.run(chunks * heads, [&](int task, int worker) {
       const int begin = task / heads * kTokenChunk;
-      constexpr int kProduct = kChunkRoom * kPanel;
+      constexpr int kProduct = kTokenChunk * kPanel;
       auto* const product = static_cast<float*>(pool_.scratch(worker, kProduct * 4 + values * sizeof(T)));
       T* const scratch = reinterpret_cast<T*>(product + kProduct);
       body(task % heads, begin, std::min(kTokenChunk, tokens - begin), product, scratch);
     });
   }
 
-  size_t panel_bytes(int inner) const {
-    if (w_.format == MlaWeights::kWide) return size_t(inner) * kPanel * sizeof(float);
-    return fullbore::panel_bytes(static_cast<Format>(w_.format), inner);
-  }
+  size_t panel_bytes(int inner) const { return fullbore::panel_bytes(w_.format, inner); }
 
   // `n` rows of `inner` values, an even number, times a panel -> product: [n][kPanel].
-  void multiply_by(const uint8_t* panel, const T** rows, int n, int inner, float* product) const {
-    if constexpr (std::is_same_v<T, float>) {
-      if (w_.format == MlaWeights::kWide) {
-        for (int i = n; i < n + kRowTail; ++i) rows[i] = rows[n - 1];
-        dots<Fp32Dots>(rows, n, reinterpret_cast<const float*>(panel), kPanel, kPanel, inner, product, kPanel);
-        return;
-      }
-    }
+  void multiply_by(const uint8_t* panel, const T* const* rows, int n, int inner, float* product) const {
     const uint8_t* const next = panel + panel_bytes(inner);  // tasks follow each other as heads do in memory
-    if (static_cast<Format>(w_.format) == Format::kFp8Block)
-      multiply<Fp8Block>(rows, n, panel, inner, product, next);
-    else
-      multiply<Bf16>(rows, n, panel, inner, product, next);
+    if (w_.format == Format::kFp8Block) return multiply<Fp8Block>(rows, n, panel, inner, product, next);
+    if constexpr (std::is_same_v<T, float>)
+      if (w_.format == Format::kFp32) return multiply<Fp32>(rows, n, panel, inner, product, next);
+    multiply<Bf16>(rows, n, panel, inner, product, next);
   }
 
   Pool& pool_;

@@ -14,7 +14,7 @@ namespace fullbore {
 
 // What activations of type X are multiplied as with weights of format F.
 template <class F, class X>
-using Operand = std::conditional_t<std::is_same_v<X, float>, float,
+using Operand = std::conditional_t<std::is_same_v<X, float> || std::is_same_v<F, Fp32>, float,
                                    std::conditional_t<F::kWhole, std::conditional_t<kByteDots, Quantised, float>,
                                                       std::conditional_t<kDots, bf16, float>>>;
 

@@ -5,6 +5,7 @@
 // Two arithmetics: bfloat16 dot products where the instruction exists, else float32 multiply-adds on weights
 // widened from bfloat16 (which is a shift).
 #pragma once
+#include <algorithm>
 #include <type_traits>
 #include <utility>
 
@@ -39,9 +40,11 @@ inline void with_rows(int n, F&& f) {
   }
 }
 
-// Where a tile's weights come from: vector `j` of pair `k`, as [outputs][2] bfloat16.
+// Where a tile's weights come from: vectors `j`, `j` + 1, ... of pair `k`, as [outputs][2] bfloat16.
 class Pairs {
  public:
+  static constexpr int kTogether = 4;  // vectors that a tile holds beside its sums
+
   explicit Pairs(const void* pairs) : pairs_(static_cast<const uint32_t*>(pairs)) {}
 
   template <int N>
@@ -53,16 +56,32 @@ class Pairs {
   const uint32_t* pairs_;
 };
 
+// Vector `j` of one input, in float32.
+class Floats {
+ public:
+  explicit Floats(const void* floats) : floats_(static_cast<const float*>(floats)) {}
+
+  INLINE vf load(int input, int j) const { return fullbore::load(floats_ + input * kPanel + j * W); }
+
+ private:
+  const float* floats_;
+};
+
 #if defined(__AVX512VBMI__)
 
 class Codes {
  public:
+  static constexpr int kTogether = 2;  // the decoder's tables take registers too
+
   explicit Codes(const void* codes) : codes_(static_cast<const uint8_t*>(codes)) {}
 
-  INLINE void load(int k, int, vu (&out)[4]) const {
-    unrolled<2>([&](auto half) INLINE {
-      __m512i first, second;
-      decode_(codes_ + k * 128 + half * 64, first, second);
+  template <int N>
+  INLINE void load(int k, int j, vu (&out)[N]) const {
+    unrolled<N / 2>([&](auto half) INLINE {
+      __m512i codes = _mm512_loadu_si512(codes_ + k * 128 + (j / 2 + half) * 64), first, second;
+      // Where registers are scarce gcc 12 would load them for each of their uses: that takes a register more.
+      if constexpr (N == 2) asm("" : "+v"(codes));
+      decode_(codes, first, second);
       out[2 * half] = reinterpret_cast<vu>(first);
       out[2 * half + 1] = reinterpret_cast<vu>(second);
     });
@@ -111,13 +130,15 @@ template <int R, Fetch kFetch, class Source, class Into>
   for (int j0 = 0; j0 < kPanel / W; j0 += kVectors) {
     vf sums[R][kVectors] = {};
     for (int k = 0; k < pairs; ++k) {
-      vu both[kVectors];
-      w.load(k, j0, both);
+      constexpr bool kWiden = !std::is_same_v<Source, Floats>;
+      [[maybe_unused]] vu both[kVectors];
+      if constexpr (kWiden) w.load(k, j0, both);
       prefetch<kFetch>(ahead, k);
       unrolled<2>([&](auto input) INLINE {
         vf weight[kVectors];
         unrolled<kVectors>([&](auto j) INLINE {
-          weight[j] = reinterpret_cast<vf>(input ? both[j] & 0xffff0000u : both[j] << 16);
+          if constexpr (kWiden) weight[j] = reinterpret_cast<vf>(input ? both[j] & 0xffff0000u : both[j] << 16);
+          else weight[j] = w.load(2 * k + input, j0 + j);
         });
         unrolled<R>([&](auto row) INLINE {
           const vf x = splat(a[row][2 * k + input]);
@@ -137,18 +158,39 @@ template <int R, Fetch kFetch, class Source, class Into>
   unrolled<R>([&](auto row) INLINE { unrolled<4>([&](auto j) INLINE { sums[row][j] = _mm512_setzero_ps(); }); });
   const bf16* at[R];
   unrolled<R>([&](auto row) INLINE { at[row] = a[row]; });
-  for (int k = 0; k < pairs; ++k) {
-    vu weight[4];
-    w.load(k, 0, weight);
-    prefetch<kFetch>(ahead, k);
+  // Vectors of pair `k` from `first` on, with every row.
+  const auto multiply = [&](int k, int first, const auto& weight) INLINE {
     unrolled<R>([&](auto row) INLINE {
       int32_t pair;
       memcpy(&pair, at[row] + 2 * k, sizeof pair);
       const auto x = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
-      unrolled<4>([&](auto j) INLINE {
-        sums[row][j] = _mm512_dpbf16_ps(sums[row][j], reinterpret_cast<__m512bh>(weight[j]), x);
+      unrolled<sizeof weight / sizeof(vu)>([&](auto i) INLINE {
+        __m512& sum = sums[row][first + i];
+        sum = _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weight[i]), x);
       });
     });
+  };
+  if constexpr (R == 2 || R == 3) {
+    // So few products would wait for their weights: those of the next pair are made ready meanwhile. (With one row
+    // memory is waited for, and sooner so.)
+    vu weight[4], next[4];
+    w.load(0, 0, weight);
+    for (int k = 0; k < pairs; ++k) {
+      w.load(std::min(k + 1, pairs - 1), 0, next);
+      prefetch<kFetch>(ahead, k);
+      multiply(k, 0, weight);
+      unrolled<4>([&](auto j) INLINE { weight[j] = next[j]; });
+    }
+  } else {
+    constexpr int kTogether = R == 1 ? 4 : Source::kTogether;
+    for (int k = 0; k < pairs; ++k) {
+      prefetch<kFetch>(ahead, k);
+      unrolled<4 / kTogether>([&](auto part) INLINE {
+        vu weight[kTogether];
+        w.load(k, part * kTogether, weight);
+        multiply(k, part * kTogether, weight);
+      });
+    }
   }
   unrolled<R>([&](auto row) INLINE {
     unrolled<4>([&](auto j) INLINE { into(row, j, reinterpret_cast<vf>(sums[row][j])); });
