@@ -28,7 +28,9 @@ from fullbore.kernels.triton import KERNELS
 from fullbore.kernels.triton.device import CDNA_LOCAL_BYTES, HOPPER_LOCAL_BYTES, Target
 from fullbore.model.presets import PRESETS
 from fullbore.ops.attention import Heads
+from fullbore.ops.cache import CacheRow
 from fullbore.ops.formats import outline
+from fullbore.ops.route import Routing
 
 TYPES = {
     torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64",
@@ -157,6 +159,7 @@ def cases(
             (experts, sizes.experts),
             (x, empty(tokens, k, dtype=torch.int64), empty(tokens, k, dtype=torch.float32)),
         )
+    yield from small_cases(operator, layout, tokens)
     if operator.startswith("mla"):
         for bits in (0, 8):
             heads = Heads(sizes.heads, c["qk_nope_head_dim"], rope, c["v_head_dim"], latent, 0.135, bits)
@@ -169,6 +172,36 @@ def cases(
                 yield weights, (q, cache, *at)
             else:
                 yield weights, (q, cache, empty(pages, dtype=torch.int32), CONTEXT)
+
+
+def small_cases(operator: str, layout: str, tokens: int) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+    """Those of operators without matrices."""
+    c, sizes = PRESETS["deepseek-v3"], rank(layout)
+    hidden, latent, rope, q = c["hidden_size"], c["kv_lora_rank"], c["qk_rope_head_dim"], c["q_lora_rank"]
+    x, vocab = empty(tokens, hidden), c["vocab_size"] // (8 if layout == "tp8" else 1)
+    angles = (empty(tokens, rope // 2, dtype=torch.float32),) * 2
+    norm = torch.empty(hidden, device="meta"), c["rms_norm_eps"]
+    if operator == "embed":
+        yield (outline((vocab, hidden), "bf16"),), (empty(tokens, dtype=torch.int64),)
+    if operator == "greedy":
+        yield (vocab,), (empty(tokens, vocab),)
+    if operator == "rms_norm":
+        yield norm, (x,)
+    if operator == "add_rms_norm":
+        yield norm, (x, x)
+    if operator == "rope":
+        yield (), (empty(tokens, sizes.heads, c["qk_nope_head_dim"] + rope), *angles)
+    if operator == "route":
+        experts, k = c["n_routed_experts"], c["num_experts_per_tok"]
+        routing = Routing(k, c["n_group"], c["topk_group"], True, c["routed_scaling_factor"])
+        yield (empty(experts, hidden), torch.empty(experts, device="meta"), routing), (x,)
+    if operator == "latents":
+        for bits in (0, 8):
+            row = CacheRow(latent, rope, bits)
+            norms = torch.empty(q, device="meta"), torch.empty(latent, device="meta")
+            cache = empty(99, 64, row.width, dtype=row.type(torch.bfloat16))
+            slots = empty(tokens, dtype=torch.int64)
+            yield (*norms, c["rms_norm_eps"], row), (empty(tokens, q + latent + rope), *angles, cache, slots)
 
 
 def main(arguments: argparse.Namespace) -> None:

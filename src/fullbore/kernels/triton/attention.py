@@ -13,6 +13,7 @@ import triton
 from torch import Tensor
 
 from fullbore.kernels.triton.device import TritonKernel, power_of_two
+from fullbore.kernels.triton.pointwise import unaligned_rows
 from fullbore.kernels.triton.tiles.attention import combine_splits, decode_tile, gather_rows, prefill_tile
 from fullbore.ops.attention import Heads
 from fullbore.ops.contract import Job
@@ -42,13 +43,7 @@ class _TritonAttention(TritonKernel):
 
     @classmethod
     def unsupported(cls, job: Job) -> list[str]:
-        shape = dict(job.shape)
-        if shape.get("kv_bits") == 8 and shape["latent"] % 4:
-            return [
-                *cls.unintended(job),
-                f"reads FP8 rows of a multiple of 4 latents, not of {shape['latent']}",
-            ]
-        return cls.unintended(job)
+        return [*cls.unintended(job), *unaligned_rows(job)]
 
     def pack(self, kv_b: Weight, heads: Heads) -> Absorbed:
         matrix = self.to_device(kv_b.dequantise(torch.bfloat16))

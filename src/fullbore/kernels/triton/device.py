@@ -60,9 +60,9 @@ def here() -> Target:
     return Target("cuda", properties.multi_processor_count, known["max_shared_mem"], fnuz)
 
 
-def power_of_two(size: int) -> int:
+def power_of_two(size: int, least: int = 16) -> int:
     """The least that is not smaller, and no smaller than what the hardware multiplies."""
-    return max(16, 1 << (size - 1).bit_length())
+    return max(least, 1 << (size - 1).bit_length())
 
 
 class Matrix(NamedTuple):

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fullbore.kernels.triton.tiles.product import product
+from fullbore.kernels.triton.tiles.numbers import product
 
 
 @triton.jit
