@@ -52,7 +52,7 @@ def test_kernel_agrees_with_the_reference(entry: Entry) -> None:
         expected = operator.reference(inputs.weights, *inputs.inputs)
         given = moved(inputs.inputs, made.target.device)
         error = operator.error(back(made.run(made.pack(*inputs.weights), *given)), expected)
-        limit = operator.limit(format, dtype)
+        limit = operator.limit(format, dtype, kernel.rounds)
         assert error <= limit, f"{format} {dtype} {case} {dict(shape)}: {error:.2e} > {limit:.2e}"
         ran.add((format, dtype))
     assert len(ran) == len(kernel.formats) * len(kernel.dtypes)

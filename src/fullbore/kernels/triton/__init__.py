@@ -7,6 +7,8 @@ _HERE = "fullbore.kernels.triton"
 KERNELS = (
     Entry("embed", "triton", f"{_HERE}.pointwise:TritonEmbed"),
     Entry("linear", "triton", f"{_HERE}.linear:TritonLinear"),
+    Entry("linear", "triton_swapped", f"{_HERE}.linear:TritonLinearSwapped"),
+    Entry("linear", "triton_w8a8", f"{_HERE}.linear:TritonLinearW8A8"),
     Entry("swiglu", "triton", f"{_HERE}.moe:TritonSwiglu"),
     Entry("moe_ffn", "triton", f"{_HERE}.moe:TritonMoeFfn"),
     Entry("route", "triton", f"{_HERE}.route:TritonRoute"),

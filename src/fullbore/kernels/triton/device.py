@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from fullbore.ops.contract import Kernel
-from fullbore.ops.formats import BLOCK, Weight
+from fullbore.ops.formats import BLOCK, E4M3_MAX, Weight
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 HOPPER_LOCAL_BYTES = 227 << 10
@@ -33,6 +33,11 @@ class Target:
     def fp8(self) -> torch.dtype:
         """The e4m3 that it multiplies."""
         return torch.float8_e4m3fnuz if self.fnuz else torch.float8_e4m3fn
+
+    @property
+    def fp8_largest(self) -> float:
+        """What the largest of a group is scaled to. e4m3fnuz reaches 240."""
+        return 240.0 if self.fnuz else E4M3_MAX
 
     @property
     def roomy(self) -> bool:

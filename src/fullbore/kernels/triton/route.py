@@ -51,8 +51,8 @@ class TritonRoute(TritonKernel):
         split = parts(2 * self.target.processors, grid[0] * grid[1], -(-hidden // BLOCK))
         sums = x.new_empty(split, tokens, out, dtype=torch.float32)
         self.launch(
-            linear_tile, (*grid, split), x, packed.data, packed.none, sums, tokens,
-            OUT=out, IN=hidden, ROWS=1, SCALED=False, SPLIT=split,
+            linear_tile, (*grid, split), x, packed.none, packed.data, packed.none, sums, tokens,
+            OUT=out, IN=hidden, ROWS=1, SCALED=False, ROUNDED=False, SPLIT=split, SWAP=False,
             BLOCK_T=block_t, BLOCK_N=OUTPUTS, BLOCK_K=BLOCK,
         )  # fmt: skip
         ids = x.new_empty(tokens, routing.k, dtype=torch.int64)
@@ -61,8 +61,8 @@ class TritonRoute(TritonKernel):
             route_row, (tokens,), sums, packed.bias, ids, weights, tokens, routing.scale,
             EXPERTS=experts, K=routing.k, GROUPS=routing.n_group, KEPT=routing.topk_group,
             PARTS=out // experts, SPLIT=split, NORMALISE=routing.norm_topk_prob,
-            GROUPS_ROOM=power_of_two(routing.n_group, 1), EACH_ROOM=power_of_two(experts // routing.n_group, 1),
-            K_ROOM=power_of_two(routing.k, 1),
+            GROUPS_ROOM=power_of_two(routing.n_group, 1),
+            EACH_ROOM=power_of_two(experts // routing.n_group, 1), K_ROOM=power_of_two(routing.k, 1),
         )  # fmt: skip
         return ids, weights
 

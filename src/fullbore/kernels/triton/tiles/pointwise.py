@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fullbore.kernels.triton.tiles.numbers import rounded
+from fullbore.kernels.triton.tiles.numbers import e4m3_codes, rounded
 
 
 @triton.jit
@@ -48,20 +48,6 @@ def rope_heads(
     odd = tl.load(x + here + 1, keep, 0.0).to(tl.float32)
     tl.store(y + here, rounded(even * c - odd * s, y), keep)
     tl.store(y + here + 1, rounded(odd * c + even * s, y), keep)
-
-
-@triton.jit
-def e4m3_codes(x):
-    """The nearest e4m3fn codes of float32 numbers up to 448, ties to even: in integers, since not every
-    device has this e4m3."""
-    bits = x.to(tl.int32, bitcast=True)
-    size = bits & 0x7FFFFFFF
-    normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - (120 << 3)
-    # Below 2^-6 codes count steps of 2^-9; the sum's last bit is one of them.
-    small = (tl.abs(x) * 512.0 + 12582912.0).to(tl.int32, bitcast=True) - 0x4B400000
-    code = tl.where(size < 0x3C800000, small, normal)
-    code = tl.where(size > 0x7F800000, 0x7F, code)
-    return (code | ((bits >> 24) & 0x80)).to(tl.uint8)
 
 
 @triton.jit
