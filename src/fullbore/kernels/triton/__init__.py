@@ -2,21 +2,24 @@
 
 from fullbore.ops.registry import Entry
 
-_HERE = "fullbore.kernels.triton"
+
+def _entry(operator: str, name: str, path: str) -> Entry:
+    return Entry(operator, name, f"fullbore.kernels.triton.{path}", ("cuda",))
+
 
 KERNELS = (
-    Entry("embed", "triton", f"{_HERE}.pointwise:TritonEmbed"),
-    Entry("linear", "triton", f"{_HERE}.linear:TritonLinear"),
-    Entry("linear", "triton_swapped", f"{_HERE}.linear:TritonLinearSwapped"),
-    Entry("linear", "triton_w8a8", f"{_HERE}.linear:TritonLinearW8A8"),
-    Entry("swiglu", "triton", f"{_HERE}.moe:TritonSwiglu"),
-    Entry("moe_ffn", "triton", f"{_HERE}.moe:TritonMoeFfn"),
-    Entry("route", "triton", f"{_HERE}.route:TritonRoute"),
-    Entry("rms_norm", "triton", f"{_HERE}.pointwise:TritonRmsNorm"),
-    Entry("add_rms_norm", "triton", f"{_HERE}.pointwise:TritonAddRmsNorm"),
-    Entry("rope", "triton", f"{_HERE}.pointwise:TritonRope"),
-    Entry("latents", "triton", f"{_HERE}.pointwise:TritonLatents"),
-    Entry("greedy", "triton", f"{_HERE}.pointwise:TritonGreedy"),
-    Entry("mla_decode", "triton", f"{_HERE}.attention:TritonMlaDecode"),
-    Entry("mla_prefill", "triton", f"{_HERE}.attention:TritonMlaPrefill"),
+    _entry("embed", "triton", "pointwise:TritonEmbed"),
+    _entry("linear", "triton", "linear:TritonLinear"),
+    _entry("linear", "triton_swapped", "linear:TritonLinearSwapped"),
+    _entry("linear", "triton_w8a8", "linear:TritonLinearW8A8"),
+    _entry("swiglu", "triton", "moe:TritonSwiglu"),
+    _entry("moe_ffn", "triton", "moe:TritonMoeFfn"),
+    _entry("route", "triton", "route:TritonRoute"),
+    _entry("rms_norm", "triton", "pointwise:TritonRmsNorm"),
+    _entry("add_rms_norm", "triton", "pointwise:TritonAddRmsNorm"),
+    _entry("rope", "triton", "pointwise:TritonRope"),
+    _entry("latents", "triton", "pointwise:TritonLatents"),
+    _entry("greedy", "triton", "pointwise:TritonGreedy"),
+    _entry("mla_decode", "triton", "attention:TritonMlaDecode"),
+    _entry("mla_prefill", "triton", "attention:TritonMlaPrefill"),
 )
