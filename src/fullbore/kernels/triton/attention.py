@@ -66,8 +66,8 @@ class TritonMlaDecode(_TritonAttention):
     operator = "mla_decode"
 
     def keys(self, heads: Heads) -> int:
-        """Of a tile: beyond, registers spill or local memory overflows. FP8 is decoded in registers."""
-        return (64 if self.target.roomy else 32) // (2 if heads.kv_bits == 8 else 1)
+        """Of a tile: with more, one of the compilers spills registers. FP8 is decoded in them."""
+        return 16 if heads.kv_bits == 8 and not self.target.roomy else 32
 
     def run(self, packed: Absorbed, q: Tensor, cache: Tensor, table: Tensor, contexts: Tensor) -> Tensor:
         """q: [rows, heads, nope + rope]; cache: [pages, page_size, width]; table: [rows, max_pages] int32;
