@@ -4,16 +4,20 @@ Nothing waits for the host, so a step can be captured in a graph: the grid is ma
 of tiles that any routing gives, and each program finds its expert from the counts. A tile is as high as the
 tokens of an expert need (16 rows at decode): each expert's weights are then read once, and little is
 multiplied that nobody asked for.
+
+``triton_w8a8`` multiplies FP8 by FP8: tokens are rounded to e4m3 before the first product, and what it makes
+in the program that makes it.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from fullbore.kernels.triton.device import Matrix, TritonKernel, power_of_two
+from fullbore.kernels.triton.linear import Rows, rows_of
 from fullbore.kernels.triton.tiles.moe import add_slots, down_tile, gate_up_tile, list_tokens
 from fullbore.ops.ffn import Expert
 from fullbore.ops.formats import BLOCK, Weight
@@ -37,6 +41,9 @@ class Experts(NamedTuple):
 
 class _TritonExperts(TritonKernel):
     """What the two operators share."""
+
+    layout = "triton_experts"
+    swap: ClassVar[bool] = False  # whether transposes are computed
 
     def pack_experts(self, experts: Sequence[Expert], routed: int) -> Experts:
         inter = len(experts[0][0].data)
@@ -71,10 +78,15 @@ class _TritonExperts(TritonKernel):
             list_tokens, (experts,), ids.contiguous(), lists, counts, tokens * k, tokens,
             K=k, ROUTED=routed, SIZE=IDS,
         )  # fmt: skip
-        block_t = tile_rows(tokens, k, routed)
+        rounded, blocks = bool(self.rounds), -(-inter // BLOCK)
+        block_t = min(64 if rounded else 128, tile_rows(tokens, k, routed))
         pairs = tokens * (k + packed.shared)
         tiles = min(pairs, pairs // block_t + experts)
-        inner = x.new_empty(tokens * slots, inter)
+        rows = rows_of(self.target, x, rounded)
+        inner = Rows(
+            x.new_empty(tokens * slots, inter, dtype=rows.data.dtype),
+            x.new_empty(tokens * slots, blocks if rounded else 0, dtype=torch.float32),
+        )
         outer = x.new_empty(tokens * slots, hidden)
         meta = {
             "HIDDEN": hidden,
@@ -82,21 +94,22 @@ class _TritonExperts(TritonKernel):
             "SLOTS": slots,
             "EXPERTS": experts,
             "ROOM": triton.next_power_of_2(experts),
+            "ROUNDED": rounded,
+            "SWAP": self.swap,
             "BLOCK_T": block_t,
-            "BLOCK_N": INNER,
             "BLOCK_K": BLOCK,
-            "warps": 8 if block_t > 64 else 4,
+            "warps": 8 if block_t > (32 if rounded else 64) else 4,
         }
-        first, second = packed.gate_up, packed.down
+        first, second, width = packed.gate_up, packed.down, BLOCK if rounded else INNER
         self.launch(
-            gate_up_tile, (tiles, triton.cdiv(inter, INNER)),
-            x, first.data, first.scale, inner, lists, counts, tokens,
-            ROWS=first.rows, SCALED=first.scale.numel() > 0, **meta,
+            gate_up_tile, (tiles, -(-inter // width)),
+            *rows, first.data, first.scale, *inner, lists, counts, tokens, ROWS=first.rows,
+            SCALED=first.scale.numel() > 0, LARGEST=self.target.fp8_largest, BLOCK_N=width, **meta,
         )  # fmt: skip
         self.launch(
-            down_tile, (tiles, triton.cdiv(hidden, INNER)),
-            inner, second.data, second.scale, scores.contiguous(), outer, lists, counts, tokens,
-            ROWS=second.rows, SCALED=second.scale.numel() > 0, **meta,
+            down_tile, (tiles, -(-hidden // INNER)),
+            *inner, second.data, second.scale, scores.contiguous(), outer, lists, counts, tokens,
+            ROWS=second.rows, SCALED=second.scale.numel() > 0, BLOCK_N=INNER, **meta,
         )  # fmt: skip
         if packed.wide is not None:
             none = ids[:, :0]
@@ -118,7 +131,6 @@ class _TritonExperts(TritonKernel):
 
 class TritonMoeFfn(_TritonExperts):
     operator = "moe_ffn"
-    layout = "triton_experts"
 
     def pack(self, experts: Sequence[Expert], routed: int) -> Experts:
         if not routed:
@@ -132,7 +144,6 @@ class TritonMoeFfn(_TritonExperts):
 
 class TritonSwiglu(_TritonExperts):
     operator = "swiglu"
-    layout = "triton_experts"
 
     def pack(self, gate: Weight, up: Weight, down: Weight) -> Experts:
         return self.pack_experts([(gate, up, down)], 0)
@@ -141,6 +152,20 @@ class TritonSwiglu(_TritonExperts):
         """x: [tokens, hidden] -> [tokens, hidden]."""
         none = x.new_empty(len(x), 0, dtype=torch.int64)
         return self.ffn(packed, x, none, none.float())
+
+
+class TritonMoeFfnW8A8(TritonMoeFfn):
+    name = "triton_w8a8"
+    formats: ClassVar[tuple[str, ...]] = ("fp8_block",)
+    rounds = "e4m3"
+    swap = True
+
+
+class TritonSwigluW8A8(TritonSwiglu):
+    name = "triton_w8a8"
+    formats: ClassVar[tuple[str, ...]] = ("fp8_block",)
+    rounds = "e4m3"
+    swap = True
 
 
 def tile_rows(tokens: int, k: int, routed: int) -> int:

@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from fullbore.kernels.triton.tiles.numbers import product
+from fullbore.kernels.triton.tiles.linear import partial
+from fullbore.kernels.triton.tiles.numbers import e4m3_factor, product, rounded_e4m3
 
 
 @triton.jit
@@ -48,12 +49,17 @@ def _my_tile(lists, counts, tokens, EXPERTS: tl.constexpr, ROOM: tl.constexpr, B
 
 @triton.jit
 def gate_up_tile(
-    x, w, scale, inner, lists, counts, tokens,
+    x, x_scale, w, scale, inner, inner_scale, lists, counts, tokens,
     HIDDEN: tl.constexpr, INTER: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr, SLOTS: tl.constexpr,
-    EXPERTS: tl.constexpr, ROOM: tl.constexpr,
+    EXPERTS: tl.constexpr, ROOM: tl.constexpr, ROUNDED: tl.constexpr, SWAP: tl.constexpr,
+    LARGEST: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """inner[entry, n] = silu(x[entry // SLOTS] gate[n]) * (x[entry // SLOTS] up[n])."""
+    """inner[entry, n] = silu(x[entry // SLOTS] gate[n]) * (x[entry // SLOTS] up[n]).
+
+    ROUNDED: x and inner are e4m3 with a factor for each BLOCK_K; BLOCK_N is as much, so that each program
+    knows the largest of its own.
+    """
     expert, entry = _my_tile(lists, counts, tokens, EXPERTS, ROOM, BLOCK_T)
     if expert < EXPERTS:
         n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -72,24 +78,38 @@ def gate_up_tile(
             one = tl.load(gates + k[:, None], known, 0.0)
             two = tl.load(ups + k[:, None], known, 0.0)
             if SCALED:
-                nothing = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
-                a = tl.load(factors + block, n < INTER, 0.0)
-                b = tl.load(factors + BANDS * BLOCKS + block, n < INTER, 0.0)
-                gate += product(left, one.to(tl.bfloat16), nothing) * a[None, :]
-                up += product(left, two.to(tl.bfloat16), nothing) * b[None, :]
+                a = tl.load(factors + block, n < INTER, 0.0)[None, :]
+                b = tl.load(factors + BANDS * BLOCKS + block, n < INTER, 0.0)[None, :]
+                if ROUNDED:
+                    at = x_scale + entry // SLOTS * BLOCKS + block
+                    of_row = tl.load(at, entry >= 0, 0.0)[:, None]
+                    a = a * of_row
+                    b = b * of_row
+                else:
+                    one = one.to(tl.bfloat16)
+                    two = two.to(tl.bfloat16)
+                gate += partial(left, one, SWAP) * a
+                up += partial(left, two, SWAP) * b
             else:
                 gate = product(left, one, gate)
                 up = product(left, two, up)
         value = gate / (1.0 + tl.exp(-gate)) * up
         to = inner + entry[:, None].to(tl.int64) * INTER + n[None, :]
-        tl.store(to, value.to(inner.dtype.element_ty), (entry[:, None] >= 0) & (n[None, :] < INTER))
+        keep = (entry[:, None] >= 0) & (n[None, :] < INTER)
+        if ROUNDED:
+            factor = e4m3_factor(tl.max(tl.abs(value), 1), LARGEST)
+            PARTS: tl.constexpr = (INTER + BLOCK_N - 1) // BLOCK_N
+            tl.store(inner_scale + entry * PARTS + tl.program_id(1), factor, entry >= 0)
+            tl.store(to, rounded_e4m3(value / factor[:, None], inner), keep)
+        else:
+            tl.store(to, value.to(inner.dtype.element_ty), keep)
 
 
 @triton.jit
 def down_tile(
-    inner, w, scale, scores, outer, lists, counts, tokens,
+    inner, inner_scale, w, scale, scores, outer, lists, counts, tokens,
     HIDDEN: tl.constexpr, INTER: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr, SLOTS: tl.constexpr,
-    EXPERTS: tl.constexpr, ROOM: tl.constexpr,
+    EXPERTS: tl.constexpr, ROOM: tl.constexpr, ROUNDED: tl.constexpr, SWAP: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """outer[entry, n] = score of the entry * (inner[entry] down[n]); a shared expert's score is 1."""
@@ -107,9 +127,12 @@ def down_tile(
             left = tl.load(rows + k[None, :], (entry[:, None] >= 0) & (k[None, :] < INTER), 0.0)
             right = tl.load(columns + k[:, None], (n[None, :] < HIDDEN) & (k[:, None] < INTER), 0.0)
             if SCALED:
-                factor = tl.load(factors + block, n < HIDDEN, 0.0)
-                nothing = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
-                total += product(left, right.to(tl.bfloat16), nothing) * factor[None, :]
+                factor = tl.load(factors + block, n < HIDDEN, 0.0)[None, :]
+                if ROUNDED:
+                    factor = factor * tl.load(inner_scale + entry * BLOCKS + block, entry >= 0, 0.0)[:, None]
+                else:
+                    right = right.to(tl.bfloat16)
+                total += partial(left, right, SWAP) * factor
             else:
                 total = product(left, right, total)
         slot = entry % SLOTS
