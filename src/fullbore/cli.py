@@ -33,6 +33,11 @@ class VerbModule(Protocol):
 VERBS: Mapping[str, Verb] = {
     "serve": Verb("fullbore.server.command", "serve a model over an OpenAI-compatible API"),
     "bench": Verb("fullbore.bench.command", "measure any OpenAI-compatible server under a scenario"),
+    "bench compare": Verb("fullbore.bench.compare_command", "put benchmark runs side by side"),
+    "bench report": Verb("fullbore.bench.report_command", "show benchmark results that are in files"),
+    "bench audit": Verb(
+        "fullbore.bench.audit_command", "say what a published figure implies, and if it can be"
+    ),
     "bench mock": Verb(
         "fullbore.bench.mock_command", "serve answers of exactly known timing, without a model"
     ),
