@@ -79,7 +79,8 @@ class _TritonExperts(TritonKernel):
             K=k, ROUTED=routed, SIZE=IDS,
         )  # fmt: skip
         rounded, blocks = bool(self.rounds), -(-inter // BLOCK)
-        block_t = min(64 if rounded else 128, tile_rows(tokens, k, routed))
+        most = 128 if self.target.roomy and not rounded else 64  # rows of a tile: with more, registers spill
+        block_t = min(most, tile_rows(tokens, k, routed))
         pairs = tokens * (k + packed.shared)
         tiles = min(pairs, pairs // block_t + experts)
         rows = rows_of(self.target, x, rounded)
