@@ -78,7 +78,7 @@ class Bench:
 def able(layer: Layer, registry: Registry, wanted: Sequence[str]) -> tuple[list[type[Kernel]], list[str]]:
     """The layer's kernels (of those ``wanted``, all where that is empty), and why the others are not."""
     found, reasons = [], []
-    for entry in registry.candidates(layer.job.operator):
+    for entry in registry.on(layer.job.device).candidates(layer.job.operator):
         if wanted and entry.name not in wanted:
             continue
         try:

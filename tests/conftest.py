@@ -9,6 +9,9 @@ from hypothesis import settings
 # Small operators on spinning threads take a hundred times longer wherever another process has a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Kernels for GPUs are tested without one. Read when they are imported, so it must be said before any is.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # What was measured on this machine, and in whatever state, decides no test.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="fullbore-tests-")
 

@@ -154,5 +154,19 @@ def test_torch_stays_out_of_the_scheduler_and_the_http_process() -> None:
         assert not seen & heavy, f"{place} leads to {sorted(seen & heavy)}"
 
 
+def test_triton_stays_with_the_kernels_that_need_it() -> None:
+    """Nor does anyone import those: they are registered by path."""
+    home = SOURCE / "kernels" / "triton"
+    for path in FILES:
+        if home in path.parents and path != home / "__init__.py":
+            continue
+        for name in imports(path):
+            assert name.split(".")[0] != "triton", f"{name_of(path)} imports {name}"
+            allowed = name == "fullbore.kernels.triton.KERNELS" or not name.startswith(
+                "fullbore.kernels.triton."
+            )
+            assert allowed, f"{name_of(path)} imports {name}"
+
+
 def test_every_room_is_on_a_floor() -> None:
     assert {room_of(path) for path in FILES} <= set(FLOOR_OF)

@@ -13,7 +13,9 @@ from fullbore.ops.greedy import NOT_FINITE
 from fullbore.ops.operators import OPERATORS
 
 KERNELS = {
-    dtype: [each for entry in CATALOGUE.candidates("greedy") for each in instances(entry.load(), dtype)]
+    dtype: [
+        each for entry in CATALOGUE.on("cpu").candidates("greedy") for each in instances(entry.load(), dtype)
+    ]
     for dtype in DTYPES
 }
 WRONG = st.sampled_from([float("nan"), float("inf"), float("-inf")])

@@ -57,6 +57,15 @@ def test_rows_are_the_last_dimension_of_any_shape() -> None:
         worst_row_error(torch.ones(2, 3, 5), reference)
 
 
+def test_a_kernel_that_rounds_activations_loosens_no_other() -> None:
+    linear = OPERATORS["linear"]
+    plain = linear.limit("fp8_block", "bfloat16")
+    assert linear.limit("fp8_block", "bfloat16", "e4m3") == linear.tolerance["e4m3"].relative > plain
+    assert plain == linear.tolerance["bfloat16"].relative
+    with pytest.raises(KeyError):
+        linear.limit("fp8_block", "bfloat16", "e9m9")
+
+
 def test_a_format_whose_arithmetic_is_coarser_has_its_own_limit() -> None:
     linear = OPERATORS["linear"]
     assert linear.limit("bf16", "float32") == linear.tolerance["float32"].relative

@@ -115,9 +115,23 @@ def test_candidates_keep_the_order_they_were_registered_in(registry: Registry) -
 
 
 def test_every_registered_kernel_loads_and_belongs_to_an_operator() -> None:
-    for entry in CATALOGUE.entries:
+    for entry in CATALOGUE.on("cpu").entries:  # a GPU's have tests of their own, where Triton is installed
         assert entry.load().operator in OPERATORS
     assert {entry.operator for entry in CATALOGUE.entries} == set(OPERATORS)
+
+
+def test_a_kernel_that_is_registered_for_another_device_is_not_even_imported(
+    registry: Registry,
+) -> None:
+    far = Entry("linear", "far", "no_such_library_here:Kernel", ("cuda",))
+    near = Entry("linear", "plain", "kernels_of_this_test:Plain")
+    both = Registry((far, near))
+    choice = select(groups(JOB), both, "cpu", "float32").choices[JOB]
+    assert [(loser.kernel, loser.reasons, loser.by_design) for loser in choice.losers] == [
+        ("far", ("runs on cuda, not on cpu",), True)
+    ]
+    assert both.on("cpu").entries == (near,)
+    assert both.on("cuda").entries == (far,)
 
 
 def test_without_measurements_the_first_able_one_is_taken_and_says_so(registry: Registry) -> None:

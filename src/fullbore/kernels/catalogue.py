@@ -2,6 +2,7 @@
 
 from fullbore.kernels.cpu import KERNELS as CPU
 from fullbore.kernels.torch import KERNELS as TORCH
+from fullbore.kernels.triton import KERNELS as TRITON
 from fullbore.ops.registry import Registry
 
-CATALOGUE = Registry((*CPU, *TORCH))
+CATALOGUE = Registry((*CPU, *TORCH, *TRITON))

@@ -85,6 +85,10 @@ def consider(job: Job, registry: Registry, evidence: Evidence) -> Candidates:
     able: list[type[Kernel]] = []
     losers: list[Loser] = []
     for entry in registry.candidates(job.operator):
+        if job.device not in entry.devices:
+            reason = f"runs on {', '.join(entry.devices)}, not on {job.device}"
+            losers.append(Loser(entry.name, (reason,), able=False, by_design=True))
+            continue
         try:
             kernel = entry.load()
         except ImportError as error:

@@ -58,7 +58,7 @@ class Operator:
     draw(shape, case, format, dtype, generator): inputs for one of ``cases``.
     shapes: small ones for correctness, ragged on purpose.
     tolerance[dtype]: for arithmetic in that type on exactly decoded weights; "FORMAT, DTYPE" where the
-        kernels of a format also round activations, to 8 bits.
+        kernels of a format also round activations, to 8 bits; a ``Kernel.rounds`` where only some do.
     error(output, reference): how far apart two outputs are.
     timed: the case that timings use.
     draw_inputs(shape, case, dtype, generator): the inputs alone, where weights are large or the inputs decide
@@ -82,10 +82,10 @@ class Operator:
         """What products are made in, in ``Ceiling``'s words: int8 where activations are rounded to it too."""
         return "int8" if f"{format}, {dtype}" in self.tolerance else dtype
 
-    def limit(self, format: str, dtype: str) -> float:
-        """The relative error allowed to a kernel of this weight format and arithmetic."""
-        lossy = self.tolerance.get(f"{format}, {dtype}")
-        return max(self.tolerance[dtype].relative, lossy.relative if lossy else 0.0)
+    def limit(self, format: str, dtype: str, rounds: str = "") -> float:
+        """The relative error allowed to a kernel of this weight format, arithmetic and ``Kernel.rounds``."""
+        lossy = [self.tolerance.get(f"{format}, {dtype}"), self.tolerance[rounds] if rounds else None]
+        return max(self.tolerance[dtype].relative, *(each.relative if each else 0.0 for each in lossy))
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ class Kernel(ABC):
     devices: ClassVar[tuple[str, ...]]
     formats: ClassVar[tuple[str, ...]]
     dtypes: ClassVar[tuple[str, ...]]
+    rounds: ClassVar[str] = ""  # what it rounds activations to beside its type, a key of Operator.tolerance
 
     def __init__(self, dtype: str) -> None:
         self.dtype = DTYPES[dtype]

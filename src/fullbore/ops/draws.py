@@ -8,13 +8,21 @@ from fullbore.ops.formats import INTEGERS, Weight, quantise_fp8_block
 
 WEIGHT_FORMATS = ("fp8_block", "bf16", "fp32", *INTEGERS)
 
-ARITHMETIC = {
-    "float32": Tolerance(2e-5, "sums of some thousand float32 products; 2^-24 each, errors partly cancel"),
-    "bfloat16": Tolerance(2e-2, "8 bits of mantissa: 2^-9 for each input, intermediate and output rounding"),
-} | {
-    f"{format}, bfloat16": Tolerance(4e-2, "activations too are rounded to 8 bits, by the largest of 128")
-    for format in INTEGERS
-}
+ARITHMETIC = (
+    {
+        "float32": Tolerance(
+            2e-5, "sums of some thousand float32 products; 2^-24 each, errors partly cancel"
+        ),
+        "bfloat16": Tolerance(
+            2e-2, "8 bits of mantissa: 2^-9 for each input, intermediate and output rounding"
+        ),
+    }
+    | {
+        f"{format}, bfloat16": Tolerance(4e-2, "activations too are rounded to 8 bits, by the largest of 128")
+        for format in INTEGERS
+    }
+    | {"e4m3": Tolerance(1e-1, "activations too are rounded to 4 significant bits: 2^-5.3 each on average")}
+)
 
 
 def draw_weight(out: int, in_: int, format: str, generator: Generator) -> Weight:

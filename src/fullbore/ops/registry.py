@@ -10,11 +10,15 @@ from fullbore.ops.contract import Kernel
 
 @dataclass(frozen=True)
 class Entry:
-    """A kernel by name. ``path`` is "package.module:Class", imported when a selection considers it."""
+    """A kernel by name. ``path`` is "package.module:Class", imported when a selection considers it.
+
+    ``devices``: where it may run. For a job elsewhere it is not even imported: that may load a compiler.
+    """
 
     operator: str
     name: str
     path: str
+    devices: tuple[str, ...] = ("cpu",)
 
     def load(self) -> type[Kernel]:
         """The kernel's class. An ImportError (a library that is not installed) passes to the caller."""
@@ -42,6 +46,10 @@ class Registry:
                     f"two kernels of {entry.operator} are named {entry.name!r}: {first.path} and "
                     f"{entry.path}; rename one"
                 )
+
+    def on(self, device: str) -> "Registry":
+        """Those that may run there."""
+        return Registry(entry for entry in self.entries if device in entry.devices)
 
     def candidates(self, operator: str) -> tuple[Entry, ...]:
         """Every kernel of an operator."""

@@ -38,7 +38,8 @@ class Tuned:
         """What is known of every kernel for this mix."""
         seen = self.times.ceiling
         ceiling = Ceiling(seen.read, dict(seen.flops)) if seen else _NO_CEILING
-        estimator = Estimator(self.times, codes(registry), ceiling, work.sizes)
+        device = next(job.device for job in work.jobs)
+        estimator = Estimator(self.times, codes(registry.on(device)), ceiling, work.sizes)
         return Measured(estimator, self.mix, work.heads)
 
 

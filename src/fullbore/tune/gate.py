@@ -77,7 +77,7 @@ class Gate:
         if (kind, kernel) not in self._seen:
             if kind not in self._examples:
                 self._examples[kind] = list(example_trials(job))
-            limit = OPERATORS[job.operator].limit(job.format, job.dtype)
+            limit = OPERATORS[job.operator].limit(job.format, job.dtype, kernel.rounds)
             self._seen[kind, kernel] = _try(job, kernel, _Worst(limit), self._examples[kind])
         if job not in self._own:
             self._own = {job: list(own_trials(job, self.sizes))}  # of one job at a time: they may be large

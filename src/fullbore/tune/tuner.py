@@ -77,7 +77,7 @@ class Tuner:
 
     def _able(self, job: Job) -> list[type[Kernel]]:
         able = []
-        for entry in self.registry.candidates(job.operator):
+        for entry in self.registry.on(job.device).candidates(job.operator):
             try:
                 kernel = entry.load()
             except ImportError:
