@@ -78,7 +78,8 @@ async def find(
 ) -> tuple[Answer, bool]:
     """Measure until the answer is there; (what is known, whether it ended without an interruption).
 
-    Each result goes to ``keep``, and with ``state_path`` into that file, from which a later search goes on.
+    A point at which no request succeeds ends it: the server may be gone. Each result goes to ``keep``, and
+    with ``state_path`` into that file, from which a later search goes on.
     """
     limits = bench.scenario.limits
     async with measuring(bench, screen) as session:
@@ -89,7 +90,7 @@ async def find(
         points = state.points
         while (ask := next_ask(points, plan, limits, effort)) is not None:
             result, interrupted = await session.run(ClosedLoop(ask.value), ask.requests)
-            if result is not None and not interrupted:
+            if result is not None:  # what was cancelled in it does not count, the rest does
                 points = add(points, ask.value, short(result.records))
                 if state_path:
                     save_state(state_path, State(identity, points))
@@ -148,6 +149,8 @@ def sentence(found: Answer, limits: Limits, effort: Effort) -> str:
     sure = f"{effort.confidence:.0%} sure" if found.sure else "not sure: more requests would tell"
     if not found.done:
         sure = "the search was not finished"
+    if found.stopped:
+        sure = f"the search stopped, as {found.stopped}"
     if found.limit and found.broken:
         return (
             f"{found.limit.value:g} in flight keep {asked}, {found.broken.value:g} do not "

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +17,8 @@ from fullbore.hardware.cpu import cpu_model
 ASK_SECONDS = 5.0
 # What servers tell about themselves: ours, SGLang, vLLM, llama.cpp. One that lacks a path answers 404.
 PATHS = ("/server_info", "/get_server_info", "/version", "/props")
-SECRET = (
-    "key",
-    "token",
-    "password",
-    "secret",
-    "template",
-)  # flags that are no business of a report, or pages long
+# Flags that are no business of a report, or pages long.
+SECRET = re.compile(r"(^|_)(key|keys|token|password|secret)$|template")
 LONGEST_VALUE = 200  # characters of one flag
 
 
@@ -118,7 +114,7 @@ def _flags(told: Mapping[str, Any]) -> list[tuple[str, str]]:
             continue
         if isinstance(value, Mapping):
             flat += [(f"{key}.{name}", text) for name, text in _flags(value)]
-        elif value not in (None, "", [], {}) and not any(word in key.lower() for word in SECRET):
+        elif value not in (None, "", [], {}) and not SECRET.search(key.lower()):
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
             flat.append((key, text[:LONGEST_VALUE]))
     return flat

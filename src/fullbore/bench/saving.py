@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from fullbore.bench.page import write_page
 from fullbore.bench.report import Result
 from fullbore.bench.result_file import write_json
 
@@ -17,4 +18,4 @@ def save(results: Sequence[Result], json_path: str, html_path: str, screen: Cons
                 f"{json_path} cannot be written any more; the results are in {written}", style="yellow"
             )
     if html_path:
-        pass
+        write_page(html_path, results, f"{results[0].server.model or 'Benchmark'}, measured")

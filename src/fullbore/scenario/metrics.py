@@ -259,10 +259,12 @@ def kept_up(ok: Sequence[Record]) -> float | None:
     Near 1 where the server keeps up with a long load; a short one has its drain in it. At a rate above
     what it can do the queue grows until the last send, and this is the share of the rate that it served.
     """
+    first_s = min((record.sent_s for record in ok), default=0.0)
     last_s = max((record.sent_s for record in ok), default=0.0)
     all_s = math.fsum(record.latency_s for record in ok)
-    inside_s = math.fsum(min(record.chunks_s[-1], last_s) - record.sent_s for record in ok)
-    return inside_s / all_s if len(ok) > 1 and all_s > 0 else None
+    if last_s <= first_s or all_s <= 0:  # all at once: there was no rate to keep up with
+        return None
+    return math.fsum(min(record.chunks_s[-1], last_s) - record.sent_s for record in ok) / all_s
 
 
 def _littles_law(
