@@ -42,6 +42,7 @@ VERBS: Mapping[str, Verb] = {
         "fullbore.bench.mock_command", "serve answers of exactly known timing, without a model"
     ),
     "tune": Verb("fullbore.tune.command", "measure this machine's kernels and choose the best for a model"),
+    "plan": Verb("fullbore.plan.command", "say what a server will carry, how to run it, and what limits it"),
     "plan point": Verb("fullbore.plan.point_command", "predict what a server will do at one concurrency"),
     "inspect": Verb("fullbore.model.inspect_command", "show what a checkpoint holds, and check it"),
     "inspect why": Verb("fullbore.tune.why_command", "show why a kernel was chosen for an operator"),

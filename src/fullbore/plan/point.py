@@ -74,9 +74,9 @@ def predict(
         outcome=seen,
         tpot_ms=Interval.spread(tpot_ms, wide.step),
         ttft_ms=Interval.spread(fmean(seen.ttft_s) * 1e3, wide.ttft),
-        output_tok_s=Interval.spread(output_tok_s, _rate_deviation(seen, wide)),
+        output_tok_s=Interval.spread(output_tok_s, rate_deviation(seen, wide)),
         total_tok_s=Interval.spread(
-            (seen.output_tokens + seen.input_tokens) / seen.duration_s, _rate_deviation(seen, wide)
+            (seen.output_tokens + seen.input_tokens) / seen.duration_s, rate_deviation(seen, wide)
         ),
         step=cost,
         stall_ms=max(0.0, tpot_ms - cost.time_s.mean * 1e3 / gained),
@@ -84,7 +84,7 @@ def predict(
     )
 
 
-def _rate_deviation(seen: Outcome, wide: Deviation) -> float:
+def rate_deviation(seen: Outcome, wide: Deviation) -> float:
     """A request's time is TTFT and the rest; their errors are taken to be independent."""
     first = fmean(seen.ttft_s)
     rest = fmean(seen.tpot_s) * (seen.output_tokens / len(seen.tpot_s) - 1)

@@ -48,24 +48,24 @@ def _parts(point: Point) -> Iterator[RenderableType]:
 
 
 def _figures(point: Point) -> Table:
-    table = _table("", "mean", "80 of 100 lie between", "")
+    made = table("", "mean", "80 of 100 lie between", "")
     for name, interval, unit in (
         ("TPOT", point.tpot_ms, "ms"),
         ("TTFT", point.ttft_ms, "ms"),
         ("output", point.output_tok_s, "tok/s"),
         ("total", point.total_tok_s, "tok/s"),
     ):
-        table.add_row(name, _number(interval.mean), _range(interval), unit)
-    return table
+        made.add_row(name, number(interval.mean), span(interval), unit)
+    return made
 
 
 def _split(point: Point) -> Table:
-    table = _table("", "ms", "of TPOT")
+    made = table("", "ms", "of TPOT")
     for kind, part_ms in sorted(point.parts_ms.items(), key=lambda item: -item[1]):
         share = part_ms / point.tpot_ms.mean
         if share >= 0.001:
-            table.add_row(kind, f"{part_ms:.2f}", f"{share:.1%}")
-    return table
+            made.add_row(kind, f"{part_ms:.2f}", f"{share:.1%}")
+    return made
 
 
 def _memory(point: Point) -> str:
@@ -84,16 +84,19 @@ def _memory(point: Point) -> str:
     return text + "."
 
 
-def _range(interval: Interval) -> str:
-    return f"{_number(interval.p10)} to {_number(interval.p90)}"
+def span(interval: Interval) -> str:
+    """The range, in words."""
+    return f"{number(interval.p10)} to {number(interval.p90)}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """As many digits as are worth reading."""
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _table(*names: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def table(*names: str) -> Table:
+    """An empty table: its first column is text, the others are numbers."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(names):
-        table.add_column(name, justify="left" if place == 0 or not name else "right")
-    return table
+        made.add_column(name, justify="left" if place == 0 or not name else "right")
+    return made

@@ -1,0 +1,176 @@
+"""One way to run the model, tried at any concurrency; and the most that keeps the limits."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean
+
+from fullbore.plan.closed_loop import run
+from fullbore.plan.demand import Demand
+from fullbore.plan.memory import Memory
+from fullbore.plan.point import accepted_tokens, rate_deviation
+from fullbore.scenario.metrics import percentile
+from fullbore.steptime.model import Setting, StepTime
+from fullbore.steptime.profiles import Profile
+from fullbore.steptime.step import Z80, Step
+
+MOST_IN_FLIGHT = 8192  # far above what one server is asked for; it keeps a search with loose limits short
+
+
+@dataclass(frozen=True)
+class Reached:
+    """With ``concurrency`` in flight; TPOT and TTFT are the figures that the limits judge."""
+
+    concurrency: int
+    tpot_ms: float
+    ttft_ms: float
+    output_tok_s: float
+    total_tok_s: float
+    requests_s: float
+    deviation: tuple[float, float]  # of the logarithms of TPOT and TTFT
+    rate_deviation: float  # of those of the three rates
+    decodes: float  # of a step, on average
+    context: float  # of each of them
+
+    def keeps(self, demand: Demand, doubt: float = 0.0) -> bool:
+        """Whether both limits hold, for a truth that lies ``doubt`` standard deviations above."""
+        step, first = (math.exp(doubt * wide) for wide in self.deviation)
+        limits = demand.limits
+        return self.tpot_ms * step <= limits.tpot_ms and self.ttft_ms * first <= limits.ttft_ms
+
+
+@dataclass(frozen=True)
+class Best:
+    """The most in flight inside the limits, 0 for none.
+
+    ``sure`` of them are inside with nine chances of ten, ``hoped`` with one.
+    """
+
+    concurrency: int
+    sure: int
+    hoped: int
+
+
+class Trial:
+    """Keeps what was simulated. ``profile``: with the policy that is tried."""
+
+    def __init__(self, setting: Setting, profile: Profile, held: Memory, acceptance: float = 0.0) -> None:
+        self.setting, self.profile, self.held, self.acceptance = setting, profile, held, acceptance
+        self._reached: dict[tuple[Demand, int], Reached] = {}
+        self._limit: dict[tuple[Demand, float], int] = {}
+
+    @cached_property
+    def model(self) -> StepTime:
+        """Built once: it remembers the times of token counts."""
+        return StepTime(self.setting, self.profile.factors)
+
+    @property
+    def gained(self) -> float:
+        """Tokens of a sequence in a step."""
+        return accepted_tokens(self.setting.drafts, self.acceptance)
+
+    def __str__(self) -> str:
+        setting = self.setting
+        drafts = f", MTP {setting.drafts}" if setting.drafts else ""
+        policy = self.profile.policy
+        return (
+            f"{setting.layout}, {setting.recipe.name} weights, {setting.cache} KV, chunks of "
+            f"{policy.chunk_tokens}, {policy.most_running} running{drafts}"
+        )
+
+    def at(self, demand: Demand, concurrency: int) -> Reached:
+        """What ``demand`` sees with so many in flight."""
+        key = demand, concurrency
+        if key not in self._reached:
+            self._reached[key] = self._simulate(demand, concurrency)
+        return self._reached[key]
+
+    def keeps(self, demand: Demand, concurrency: int, doubt: float = 0.0) -> bool:
+        """Whether the limits hold there; none in flight keeps any."""
+        return concurrency == 0 or self.at(demand, concurrency).keeps(demand, doubt)
+
+    def limit(self, demand: Demand, doubt: float = 0.0) -> int:
+        """The most in flight that keep the limits, up to MOST_IN_FLIGHT."""
+        key = demand, doubt
+        if key not in self._limit:
+            start = self._limit.get((demand, 0.0)) or self.decode_limit(demand)
+            # Far more than are admitted at once seldom keep a TTFT, and take long to simulate.
+            start = min(start, self.profile.policy.most_running, self.held.requests(demand.most_tokens))
+            self._limit[key] = highest(lambda count: self.keeps(demand, count, doubt), start)
+        return self._limit[key]
+
+    def best(self, demand: Demand) -> Best:
+        """With the range that the model's deviation gives."""
+        return Best(self.limit(demand), self.limit(demand, Z80), self.limit(demand, -Z80))
+
+    def decode_limit(self, demand: Demand) -> int:
+        """The most whose step of decodes alone is inside the TPOT: where a search begins, and at least 1."""
+        limit_s = demand.limits.tpot_ms / 1e3 * self.gained
+
+        def inside(count: int) -> bool:
+            return self.model.seconds(self.step(demand, count)) <= limit_s
+
+        return max(1, highest(inside, 64))
+
+    def step(self, demand: Demand, concurrency: int) -> Step:
+        """A step in which all of them decode."""
+        return Step(concurrency, concurrency * demand.mean_context, 0, 0.0, concurrency)
+
+    def floor_ms(self, demand: Demand, concurrency: int) -> float:
+        """Of TPOT: touched weights and cache, once through memory."""
+        return self.model.floor_s(self.step(demand, concurrency)) * 1e3 / self.gained
+
+    def _simulate(self, demand: Demand, concurrency: int) -> Reached:
+        load, profile = demand.load(concurrency), self.profile
+        seen = run(
+            load,
+            profile.policy,
+            self.model.seconds,
+            profile.factors.request_ms / 1e3,
+            self.gained,
+            self.held.cache_tokens,
+        )
+        wide = profile.deviation_at(concurrency, demand.input_tokens)
+        return Reached(
+            concurrency,
+            figure(seen.tpot_s, demand.limits.percentile) * 1e3,
+            figure(seen.ttft_s, demand.limits.percentile) * 1e3,
+            seen.output_tokens / seen.duration_s,
+            (seen.input_tokens + seen.output_tokens) / seen.duration_s,
+            load.requests / seen.duration_s,
+            (wide.step, wide.ttft),
+            rate_deviation(seen, wide),
+            seen.decodes,
+            seen.context,
+        )
+
+    def with_policy(self, chunk_tokens: int, most_running: int) -> "Trial":
+        """The same setting with another scheduler's limits."""
+        policy = replace(self.profile.policy, chunk_tokens=chunk_tokens, most_running=most_running)
+        found = Trial(self.setting, replace(self.profile, policy=policy), self.held, self.acceptance)
+        found.__dict__["model"] = self.model  # the step's time knows no policy
+        return found
+
+
+def figure(values: Sequence[float], name: str) -> float:
+    """``mean``, or a percentile such as ``p90``."""
+    return fmean(values) if name == "mean" else percentile(sorted(values), float(name[1:]))
+
+
+def highest(holds: Callable[[int], bool], start: int, most: int = MOST_IN_FLIGHT) -> int:
+    """The largest number up to ``most`` for which ``holds``, 0 for none; it must not hold again above a
+    number where it does not. Begins at ``start`` and doubles away from it, so a good guess is cheap."""
+    low, high = 0, most + 1
+    guess = min(max(start, 1), most)
+    while low < guess < high:
+        if holds(guess):
+            low, guess = guess, min(2 * guess, most)
+        else:
+            high, guess = guess, guess // 2
+        if low and high <= most:
+            break
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
