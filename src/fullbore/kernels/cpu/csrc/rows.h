@@ -35,9 +35,13 @@ inline void convert(const From* from, To* to, int64_t count) {
   } else {
     int64_t i = 0;
     for (; i + W <= count; i += W) store(to + i, load(from + i));
-    for (; i < count; ++i) {
-      if constexpr (std::is_same_v<To, bf16>) to[i] = to_bf16(from[i]);
-      else to[i] = widened(from[i]);
+    for (; i < count; ++i) {  // by memcpy: a key in an FP8 row of the cache may begin at an odd byte
+      From one;
+      memcpy(&one, from + i, sizeof one);
+      To other;
+      if constexpr (std::is_same_v<To, bf16>) other = to_bf16(one);
+      else other = widened(one);
+      memcpy(to + i, &other, sizeof other);
     }
   }
 }
