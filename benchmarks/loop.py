@@ -21,6 +21,8 @@ class NoModel:
     def __init__(self) -> None:
         self._logits, self._tokens = torch.zeros(64, VOCAB, dtype=torch.bfloat16), torch.zeros(64).long()
 
+    swept_s = 0.0
+
     def new_cache(self, pages: int, page_size: int) -> tuple[Tensor, ...]:
         return ()
 

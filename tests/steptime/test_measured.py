@@ -86,6 +86,14 @@ def test_only_what_the_floor_explains_follows_the_ceilings(slowdown: float, slow
     assert now == pytest.approx(slower * then + (64.0 - then))
 
 
+def test_cold_weights_are_never_read_faster_than_memory_allows() -> None:
+    """A reading under its floor was made while memory was faster than when it was probed."""
+    reading = Reading(1, 0, 40.0, 38.0, 42.0, 64.0)
+    cold, warm = (OperatorTimes("linear", 1, TOKENS, (reading,), floor_us, cold) for cold in (True, False))
+    assert cold.of(1, 0).us == pytest.approx(64.0)
+    assert warm.of(1, 0).us == pytest.approx(40.0)
+
+
 @given(steps)
 def test_a_step_is_the_sum_of_its_terms(step: Step) -> None:
     times = model(*FOUR)

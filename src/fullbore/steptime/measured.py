@@ -47,7 +47,9 @@ class Known:
 class OperatorTimes:
     """One operator at one shape, ``uses`` times in the network, on ``sees`` of a step's tokens.
 
-    floor_us(tokens, context): of the roofline at the present ceilings. readings: at least one.
+    floor_us(tokens, context): of the roofline at the present ceilings. readings: at least one. cold: what it
+    reads is in no cache, so that a reading under its floor says that memory was faster then than when it was
+    probed, and not that this operator needs less.
     """
 
     operator: str
@@ -55,6 +57,7 @@ class OperatorTimes:
     sees: str
     readings: tuple[Reading, ...]
     floor_us: Callable[[int, int], float]
+    cold: bool = False
 
     def of(self, tokens: int, context: int) -> Known:
         """One call on so many tokens, each attending to ``context`` (or after as many)."""
@@ -74,7 +77,8 @@ class OperatorTimes:
         explained = min(1.0, reading.floor_us / reading.us)
         us = reading.us * (1 + explained * (now / reading.floor_us - 1))
         spread = math.log(max(reading.high_us, reading.us) / max(min(reading.low_us, reading.us), 1e-9))
-        return math.log(us / now), spread / (2 * _QUARTILE)
+        multiple = max(us / now, 1.0) if self.cold else us / now
+        return math.log(multiple), spread / (2 * _QUARTILE)
 
 
 def _between(known: dict[int, tuple[float, float]], at: int) -> tuple[float, float]:

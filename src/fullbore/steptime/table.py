@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fullbore.errors import FullboreError
+from fullbore.hardware.cpu import last_level_cache_bytes
 from fullbore.steptime.measured import CHUNKS, DECODES, SAMPLED, TOKENS, OperatorTimes, Reading
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from fullbore.ops.estimate import Estimator
     from fullbore.ops.selection import Selection
 
+_COLD = 2  # times the last cache, from which on weights are read from memory in every step
 _ASSUMED = 1.15  # quartiles of a time that is another shape's
 
 
@@ -29,6 +31,8 @@ def operator_times(
     for group, count in work.groups.items():
         for job in group:
             uses[job] = uses.get(job, 0) + count
+
+    cold = work.bytes > _COLD * last_level_cache_bytes()
 
     def one(job: "Job") -> OperatorTimes:
         operator = OPERATORS[job.operator]
@@ -47,7 +51,7 @@ def operator_times(
                 f"{job.operator} by {selection.choices[job].names} was never timed on this machine with the "
                 "present code (run: fullbore tune MODEL)"
             )
-        return OperatorTimes(job.operator, uses[job], sees, readings, floor_us)
+        return OperatorTimes(job.operator, uses[job], sees, readings, floor_us, cold)
 
     return tuple(one(job) for job in work.jobs)
 
