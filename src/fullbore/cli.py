@@ -33,6 +33,8 @@ class VerbModule(Protocol):
 VERBS: Mapping[str, Verb] = {
     "serve": Verb("fullbore.server.command", "serve a model over an OpenAI-compatible API"),
     "bench": Verb("fullbore.bench.command", "measure any OpenAI-compatible server under a scenario"),
+    "bench compare": Verb("fullbore.bench.compare_command", "put benchmark runs side by side"),
+    "bench report": Verb("fullbore.bench.report_command", "show benchmark results that are in files"),
     "bench audit": Verb(
         "fullbore.bench.audit_command", "say what a published figure implies, and if it can be"
     ),

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import IO, TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from fullbore.bench import running
 from fullbore.bench.command import INTERRUPTED
 from fullbore.bench.measuring import Bench, measure
+from fullbore.bench.page import write_page
 from fullbore.bench.report import Result
 from fullbore.bench.table import console, report
 from fullbore.errors import FullboreError
@@ -54,6 +56,7 @@ SEED = 1  # the server is new, so nothing of these prompts is in its prefix cach
 START_SECONDS = 300.0
 STOP_SECONDS = 30.0
 LOG_LINES = 15
+PAGE = "fullbore-demo.html"  # in the folder for temporary files
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,9 @@ def run(steps: Steps, screen: Console) -> int:
                 break
     if results:
         screen.print(report(results))
+        page = Path(tempfile.gettempdir()) / PAGE
+        write_page(page, results, f"{model}, measured by the demo")
+        screen.print(f"The same with plots: {page}", soft_wrap=True)
     if interrupted:
         raise KeyboardInterrupt
     load = f"--concurrency {','.join(map(str, steps.concurrencies))} --seconds {steps.seconds:g}"

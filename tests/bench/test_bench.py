@@ -169,16 +169,15 @@ def test_the_report_on_the_screen_and_in_the_file(tmp_path: Path, capsys: pytest
     assert "6/6 done" in shown.err
 
     kept = json.loads(path.read_text())
-    assert kept["schema"] == "fullbore.bench/1"
+    assert kept["schema"] == "fullbore.bench/2"
     assert [result["concurrency"] for result in kept["results"]] == [1, 3]
     result = kept["results"][1]
-    assert result["scenario"]["seed"] == 5
-    assert result["scenario"]["scale"] == "1/64"
-    assert result["scenario"]["arrival"]["concurrency"] == 3
+    assert result["scenario"]["settings"]["seed"] == 5
+    assert result["scenario"]["settings"]["scaled_by"] == "1/64"
+    assert result["scenario"]["settings"]["arrival"]["concurrency"] == 3
     assert result["figures"]["output_tokens"] == 6 * 14
     assert result["server"]["model"] == "scripted"
-    assert len(result["requests"]) == 6
-    assert all(request["output_tokens"] == 14 for request in result["requests"])
+    assert result["requests"]["output_tokens"] == [14] * 6
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -1,4 +1,5 @@
-"""The search for the limit, on servers whose limit is known: it is found, with few measurements, and survives pauses."""
+"""The search for the limit, on servers whose limit is known: it is found, with few measurements, and
+survives pauses."""
 
 import math
 import random
@@ -170,3 +171,20 @@ def test_an_interrupted_run_is_topped_up() -> None:
     assert ask is not None
     assert ask.value == 8
     assert ask.requests >= 32 - 5
+
+
+def test_a_server_that_dies_ends_the_search_without_a_promise() -> None:
+    def dead(number: int) -> Record:
+        return Record(number, 1, 2, 0.0, 0.1, outcome="no connection")
+
+    def good(number: int) -> Record:
+        return Record(
+            number, 1, 2, 0.1 * number, 0.1 * number + 0.1, (0.1 * number + 0.05, 0.1 * number + 0.1), 1, 2
+        )
+
+    points = add((), 4, tuple(map(good, range(64))))
+    points = add(points, 8, tuple(map(dead, range(32))))
+    found = answer(points, FindLimit(), Limits(1e3, 1e3), Effort())
+    assert found.done
+    assert not found.sure
+    assert "at 8 in flight 32 of 32 requests failed: no connection (32)" in found.stopped

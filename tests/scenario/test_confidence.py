@@ -54,13 +54,19 @@ def test_the_beta_function_is_the_binomial_sum(n: int, share: float, data: st.Da
 def test_bounds_enclose_the_figure_and_widen_with_confidence(
     run: list[float], together: int, error: float
 ) -> None:
+    rank = percentile_interval(run, 90, together, error)
+    mean, share = mean_interval(run, together, error), share_above(run, run[0], together, error)
+    for found in (rank, mean, share):
+        assert found.low <= found.estimate * (1 + 1e-12)
+        assert found.estimate * (1 - 1e-12) <= found.high
+    # Not of a percentile: its bounds are whole ranks among a number of independent requests that shrinks with
+    # the error, and of a handful of values a smaller number may round to a higher rank.
     for found, wider in (
-        (mean_interval(run, together, error), mean_interval(run, together, error / 2)),
-        (percentile_interval(run, 90, together, error), percentile_interval(run, 90, together, error / 2)),
-        (share_above(run, run[0], together, error), share_above(run, run[0], together, error / 2)),
+        (mean, mean_interval(run, together, error / 2)),
+        (share, share_above(run, run[0], together, error / 2)),
     ):
-        assert wider.low <= found.low <= found.estimate * (1 + 1e-12)
-        assert found.estimate * (1 - 1e-12) <= found.high <= wider.high
+        assert wider.low <= found.low
+        assert found.high <= wider.high
     assert mean_interval(run, together, error).estimate == pytest.approx(fmean(run))
 
 

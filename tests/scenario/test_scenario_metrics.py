@@ -130,9 +130,9 @@ def test_a_perfect_closed_loop_passes_the_audit(
     assert got.concurrency == near(concurrency)
     assert got.output_tok_s == near(concurrency * output_tokens / latency_s)
     assert got.tokens_per_chunk == 1
-    if got.steady_output_tok_s is not None:  # whole waves have no ramp and no drain to cut off
+    if got.steady is not None:  # whole waves have no ramp and no drain to cut off
         # to one token of each slot at both ends of the window
-        assert got.steady_output_tok_s == near(got.output_tok_s, rel=2 / output_tokens)
+        assert got.steady.output_tok_s == near(got.output_tok_s, rel=2 / output_tokens)
 
 
 def test_two_requests_by_hand() -> None:
@@ -154,7 +154,7 @@ def test_two_requests_by_hand() -> None:
     assert got.good_requests == 1
     assert got.goodput_requests_s == near(0.25)
     assert got.littles_law == near(1.25 / 2.5 * (1.75 + 1.5 * 0.875) / 2)
-    assert got.steady_output_tok_s is None  # one request a slot is ramp and drain only
+    assert got.steady is None  # one request a slot is ramp and drain only
 
 
 def test_steady_throughput_leaves_out_ramp_and_drain() -> None:
@@ -163,7 +163,9 @@ def test_steady_throughput_leaves_out_ramp_and_drain() -> None:
     fast = [Record(k, 1, 2, 1.0 * k, 1.0 * k + 1, (k + 0.5, k + 1.0), 1, 2) for k in range(2)]
     got = figures([*slow, *fast], 2, LIMITS)
     # First completion at 1 s, last send at 2 s, the next completion at 4 s: tokens at 1.5, 2, 2, 3, 4.
-    assert got.steady_output_tok_s == near(5 / 3)
+    assert got.steady is not None
+    assert (got.steady.begin_s, got.steady.end_s) == (1.0, 4.0)
+    assert got.steady.output_tok_s == near(5 / 3)
 
 
 def test_several_tokens_in_a_chunk_leave_tpot_right() -> None:
@@ -187,7 +189,7 @@ def test_nothing_measured_gives_no_figures_rather_than_zeros() -> None:
     for run in ([], [failed()], [replace(failed(), outcome=CANCELLED)]):
         got = figures(run, 3, LIMITS)
         assert got.ttft_ms is got.tpot_ms is got.output_tok_s is got.concurrency is got.littles_law is None
-        assert got.peak_output_tok_s is got.steady_output_tok_s is got.goodput_requests_s is None
+        assert got.peak_output_tok_s is got.steady is got.goodput_requests_s is None
         assert not got.keeps(LIMITS)
 
 

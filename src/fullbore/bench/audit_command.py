@@ -12,7 +12,7 @@ from fullbore.bench.audit import Claim, OperatingPoint, needed, readings, solve
 from fullbore.bench.audit_table import Audit, report
 from fullbore.bench.files import replace_file
 from fullbore.bench.floor import Server, floor
-from fullbore.bench.report import check_writable
+from fullbore.bench.result_file import check_writable
 from fullbore.bench.table import console
 from fullbore.errors import UsageError, did_you_mean
 from fullbore.flags import bandwidth, duration, whole_number

@@ -14,7 +14,7 @@ Run = tuple[Record, ...]
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured at one ``value``, a concurrency or a rate in requests/s. Each run has its own clock."""
+    """What was measured at one ``value``, a concurrency or a rate. Each run has its own clock."""
 
     value: float
     runs: tuple[Run, ...]
@@ -27,7 +27,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Judged:
-    """A point against the limits. ``load``: its worst figure as a multiple of its limit; inf where it failed."""
+    """A point against the limits. ``load``: its worst figure by its limit; inf where it failed."""
 
     value: float
     keeps: bool

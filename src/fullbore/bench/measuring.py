@@ -9,13 +9,15 @@ from typing import Any
 
 from rich.console import Console
 
+from fullbore.bench import identity
 from fullbore.bench.client import COMPLETIONS, Client, Target
 from fullbore.bench.load import Live, Load
 from fullbore.bench.progress import progress
 from fullbore.bench.report import Result
-from fullbore.bench.workers import drive_across
+from fullbore.bench.workers import drive_across, processes_for
 from fullbore.errors import FullboreError, UsageError
 from fullbore.scenario.arrival import Arrival, ClosedLoop, OpenLoop
+from fullbore.scenario.prompt import RandomTokens, RandomWords
 from fullbore.scenario.scenario import Scenario
 
 FEWEST_REQUESTS = 8
@@ -73,14 +75,18 @@ async def measuring(bench: Bench, screen: Console) -> AsyncIterator["Measuring"]
         weights = f" ({target.weights})" if target.weights else ""
         scenario = f"{bench.scenario.describe()}; seed {bench.scenario.seed}"
         screen.print(f"{scenario}; {target.model}{weights} at {target.url}", markup=False)
-        yield Measuring(bench, client, target, screen)
+        yield Measuring(bench, client, target, screen, await identity.ask(client))
 
 
 class Measuring:
     """Loads on a server that is there. Each has prompts of its own, which no cache has seen."""
 
-    def __init__(self, bench: Bench, client: Client, target: Target, screen: Console) -> None:
+    def __init__(
+        self, bench: Bench, client: Client, target: Target, screen: Console, told: Mapping[str, Any]
+    ) -> None:
+        """``told``: what the server says of itself."""
         self.target = target
+        self._told = told
         self._bench, self._client, self._screen = bench, client, screen
         self._material = bench.scenario.material() or target.material
         self._runs = 0
@@ -100,10 +106,29 @@ class Measuring:
         if warmed.interrupted:
             return None, True
         _check_warm(warmed, self.target)
+        machine = identity.Machine.here()
         load = await self._drive(scenario, count, stream)
         if not load.records:
             return None, load.interrupted
-        return Result.of(scenario, slots or 0, self.target, load), load.interrupted
+        result = Result.of(
+            scenario,
+            slots,
+            self.target,
+            load,
+            rate_s=arrival.rate_s if isinstance(arrival, OpenLoop) else None,
+            told=self._told,
+            machine=machine,
+            prompts=self._prompts(scenario),
+            processes=self._bench.processes or processes_for(slots),
+        )
+        return result, load.interrupted
+
+    def _prompts(self, scenario: Scenario) -> str:
+        """What they are made of: what must be text cannot be token ids."""
+        text = self._client.settings.chat or scenario.conversation.turns.most > 1
+        return (
+            RandomWords().name if text and isinstance(self._material, RandomTokens) else self._material.name
+        )
 
     async def _drive(self, scenario: Scenario, count: int, stream: str, warming: bool = False) -> Load:
         live, seconds = Live(), 0.0 if warming else self._bench.seconds

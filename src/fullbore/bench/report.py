@@ -1,108 +1,110 @@
-"""What a benchmark found, and its file: JSON with a versioned schema."""
+"""What a benchmark found at one point: asked, measured, of whom and by whom.
 
-import json
-import os
-import platform
-import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+Runs of this client, results read from files and those of other tools are all the same ``Result``, so one
+table, one comparison and one page show them together.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fullbore import __version__
 from fullbore.bench.client import Target
+from fullbore.bench.identity import Machine, Server
 from fullbore.bench.load import Load
-from fullbore.errors import UsageError
-from fullbore.scenario.metrics import Figures, Record, figures
-from fullbore.scenario.scenario import Scenario
+from fullbore.scenario.histogram import Histogram
+from fullbore.scenario.metrics import Figures, Record, Spread, figures, gaps
+from fullbore.scenario.samples import Certainty, certainty
+from fullbore.scenario.scenario import Limits, Scenario
+from fullbore.scenario.timeline import Timeline, timeline
 
-SCHEMA = "fullbore.bench/1"  # the number changes when a field changes its meaning or goes away
+OURS = f"fullbore bench {__version__}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A scenario, as far as a report needs it."""
+
+    name: str
+    summary: str  # ``dialog at scale 1/8: 16 tokens in, 128 out``
+    limits: Limits | None = None  # None: the tool that measured knew of none
+    settings: Mapping[str, Any] = field(default_factory=dict)  # all of it, as its file says
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> "Asked":
+        return cls(scenario.name, scenario.describe(), scenario.limits, scenario.as_dict())
 
 
 @dataclass(frozen=True)
 class Result:
-    """One scenario at one concurrency."""
+    """One scenario at one load: ``concurrency`` is known of a closed loop and ``rate_s`` of an open one."""
 
-    scenario: Scenario
-    concurrency: int
-    target: Target
-    load: Load
+    scenario: Asked
+    concurrency: int | None
+    rate_s: float | None  # conversations that begin each second
+    server: Server
+    client: Machine
     figures: Figures
+    certainty: Certainty
+    timeline: Timeline | None
+    itl: Histogram | None
+    records: tuple[Record, ...]  # of a file: with the first and the last of their chunks only
+    lag_ms: Spread | None
+    late_ms: Spread | None = None  # how much later than due requests were sent (open loop)
+    prompts: str = ""  # what they were made of
+    processes: int = 1
+    ended_early: str = ""  # why not every request was sent
+    failed: bool = False  # it ended early by a fault of the server or of a client process
+    tool: str = OURS
+    remarks: tuple[str, ...] = ()  # where the tool's definitions are not ours
+    source: str = ""  # the file that it was read from
 
     @classmethod
-    def of(cls, scenario: Scenario, concurrency: int, target: Target, load: Load) -> "Result":
-        return cls(scenario, concurrency, target, load, figures(load.records, concurrency, scenario.limits))
+    def of(
+        cls,
+        scenario: Scenario,
+        concurrency: int | None,
+        target: Target,
+        load: Load,
+        *,
+        rate_s: float | None = None,
+        told: Mapping[str, Any] | None = None,
+        machine: Machine | None = None,
+        prompts: str = "",
+        processes: int = 1,
+    ) -> "Result":
+        """Of a load that just ran. ``told``: what ``identity.ask`` brought; ``machine``: before the load."""
+        found = figures(load.records, concurrency, scenario.limits)
+        steps = timeline(load.records)
+        return cls(
+            scenario=Asked.of(scenario),
+            concurrency=concurrency,
+            rate_s=rate_s,
+            server=Server.of(target, told),
+            client=machine or Machine.here(),
+            figures=found,
+            certainty=certainty(load.records, found.steady, steps),
+            timeline=steps,
+            itl=Histogram.of(
+                gap_s * 1e3 for each in load.records if each.ok for gap_s in gaps(each.chunks_s)
+            ),
+            records=tuple(load.records),
+            lag_ms=load.lag_ms,
+            late_ms=load.late_ms,
+            prompts=prompts or target.material.name,
+            processes=processes,
+            ended_early=load.ended_early,
+            failed=load.failed,
+        )
 
+    @property
+    def point(self) -> str:
+        """``16 in flight``, ``2.5 a second``, or both where an open loop was capped."""
+        rate = "" if self.rate_s is None else f"{self.rate_s:g} a second"
+        held = "" if self.concurrency is None else f"{self.concurrency} in flight"
+        return ", at most ".join(part for part in (rate, held) if part) or "all at once"
 
-def check_writable(path: str) -> None:
-    """Raise UsageError before the measuring rather than after it."""
-    folder = Path(path).absolute().parent
-    if Path(path).is_dir():
-        raise UsageError(f"--json {path} is a folder; name a file")
-    if not folder.is_dir():
-        raise UsageError(f"--json {path}: there is no folder {folder}; make it first")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"--json {path}: the folder {folder} cannot be written to")
-
-
-def write_json(path: str, results: Sequence[Result]) -> None:
-    """Replace ``path`` as a whole: a reader sees the old report or the new one, never half of one."""
-    target = Path(path).absolute()
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(as_json(results), file, indent=1)
-            file.write("\n")
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
-def as_json(results: Sequence[Result]) -> dict[str, Any]:
-    """The report: units are in the names, times of requests count from the first send."""
-    return {
-        "schema": SCHEMA,
-        "fullbore": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "client": {
-            "machine": platform.machine(),
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
-        "results": [_result(result) for result in results],
-    }
-
-
-def _result(result: Result) -> dict[str, Any]:
-    begin_s = min((record.sent_s for record in result.load.records), default=0.0)
-    return {
-        "scenario": {**asdict(result.scenario), "scale": str(result.scenario.scale)},
-        "concurrency": result.concurrency,
-        "server": asdict(result.target),
-        "prompts": result.target.material.name,
-        "ended_early": result.load.ended_early,
-        "figures": asdict(result.figures),
-        "client_lag_ms": asdict(result.load.lag_ms) if result.load.lag_ms else None,
-        "requests": [_request(record, begin_s) for record in result.load.records],
-    }
-
-
-def _request(record: Record, begin_s: float) -> dict[str, Any]:
-    return {
-        "number": record.number,
-        "outcome": record.outcome,
-        "error": record.error,
-        "sent_s": round(record.sent_s - begin_s, 6),
-        "ended_s": round(record.ended_s - begin_s, 6),
-        "asked_input_tokens": record.asked_input,
-        "asked_output_tokens": record.asked_output,
-        "input_tokens": record.input_tokens,
-        "output_tokens": record.output_tokens,
-        "chunks": len(record.chunks_s),
-        "ttft_ms": record.ttft_s * 1e3 if record.ok else None,
-        "tpot_ms": record.tpot_s * 1e3 if record.ok and record.tpot_s is not None else None,
-    }
+    @property
+    def keeps_limits(self) -> bool | None:
+        """None where no limits were given."""
+        return None if self.scenario.limits is None else self.figures.keeps(self.scenario.limits)

@@ -1,6 +1,7 @@
 """The search for the limit: which point to measure next, and what the measured ones say. No HTTP, no clock.
 
-``next_ask`` is a function of what was measured alone, so a search goes on from a file as if it had never stopped.
+``next_ask`` is a function of what was measured alone, so a search goes on from a file as if it had never
+stopped.
 """
 
 import math
@@ -60,12 +61,14 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """``limit``: the highest point that keeps the limits, None if none did; ``broken``: the lowest that does not."""
+    """``limit``: the highest point that keeps the limits, None if none did; ``broken``: the lowest that
+    does not."""
 
     limit: Judged | None
     broken: Judged | None
     done: bool  # or there is more to measure
     sure: bool  # both verdicts are
+    stopped: str  # why it ended before its time, "" where it did not
     curve: tuple[Judged, ...]  # in the order of concurrency
 
 
@@ -80,45 +83,60 @@ def add(points: Sequence[Point], value: float, run: Run) -> tuple[Point, ...]:
 
 def next_ask(points: Sequence[Point], plan: FindLimit | Sweep, limits: Limits, effort: Effort) -> Ask | None:
     """The next measurement; None when the answer is there, or when at some point no request succeeded."""
-    for point in points:
-        more = _more(point, plan, limits, effort)
+    return _next_ask(_judged(points, limits, effort), plan, limits, effort)
+
+
+def answer(points: Sequence[Point], plan: FindLimit | Sweep, limits: Limits, effort: Effort) -> Answer:
+    """What is known by now."""
+    curve = _judged(points, limits, effort)
+    limit, broken = _bracket(curve)
+    sides = [each for each in (limit, broken) if each]
+    stopped = _stopped(curve)
+    return Answer(
+        limit=limit,
+        broken=broken,
+        done=_next_ask(curve, plan, limits, effort) is None,
+        sure=bool(sides) and not stopped and all(each.sure for each in sides),
+        stopped=stopped,
+        curve=tuple(sorted(curve, key=lambda each: each.value)),
+    )
+
+
+def _judged(points: Sequence[Point], limits: Limits, effort: Effort) -> list[Judged]:
+    """In the order of measuring."""
+    return [judge(point, limits, effort.error) for point in points]
+
+
+def _stopped(curve: Sequence[Judged]) -> str:
+    """Why the search cannot go on: the server may be dead where nothing succeeds. "" where it can."""
+    dead = next((each for each in curve if each.requests and each.failed == each.requests), None)
+    return f"at {dead.value:g} in flight {dead.why}" if dead else ""
+
+
+def _next_ask(curve: Sequence[Judged], plan: FindLimit | Sweep, limits: Limits, effort: Effort) -> Ask | None:
+    for judged in curve:
+        more = _more(judged, plan, limits, effort)
         if more:
-            return Ask(int(point.value), more)
-    curve = [judge(point, limits, effort.error) for point in points]
-    if any(each.failed == each.requests for each in curve):
+            return Ask(int(judged.value), more)
+    if _stopped(curve):
         return None
     if isinstance(plan, Sweep):
-        measured = {point.value for point in points}
+        measured = {each.value for each in curve}
         value = next((value for value in plan.values if value not in measured), None)
     else:
         value = _next_value(curve, plan)
     return None if value is None else Ask(value, effort.first(value, limits.percentile))
 
 
-def answer(points: Sequence[Point], plan: FindLimit | Sweep, limits: Limits, effort: Effort) -> Answer:
-    """What is known by now."""
-    curve = [judge(point, limits, effort.error) for point in points]
-    limit, broken = _bracket(curve)
-    sides = [each for each in (limit, broken) if each]
-    return Answer(
-        limit=limit,
-        broken=broken,
-        done=next_ask(points, plan, limits, effort) is None,
-        sure=bool(sides) and all(each.sure for each in sides),
-        curve=tuple(sorted(curve, key=lambda each: each.value)),
-    )
-
-
-def _more(point: Point, plan: FindLimit | Sweep, limits: Limits, effort: Effort) -> int:
-    """Requests that ``point`` lacks: those that a look needs, or more where it is not decided."""
-    first = effort.first(point.value, limits.percentile)
+def _more(judged: Judged, plan: FindLimit | Sweep, limits: Limits, effort: Effort) -> int:
+    """Requests that a point lacks: those that a look needs, or more where it is not decided."""
+    first = effort.first(judged.value, limits.percentile)
     looks = [first * 2**look for look in range(1 if isinstance(plan, Sweep) else LOOKS)]
-    missing = next((look - point.requests for look in looks if look > point.requests), 0)
-    judged = judge(point, limits, effort.error)
+    missing = next((look - judged.requests for look in looks if look > judged.requests), 0)
     hopeless = judged.requests and judged.failed
-    if not missing or hopeless or (point.requests >= first and judged.sure):
+    if not missing or hopeless or (judged.requests >= first and judged.sure):
         return 0
-    return max(missing, min(first, math.ceil(2 * point.value)))
+    return max(missing, min(first, math.ceil(2 * judged.value)))
 
 
 def _bracket(curve: Sequence[Judged]) -> tuple[Judged | None, Judged | None]:

@@ -16,7 +16,8 @@ SCHEMA = "fullbore.search/1"
 
 @dataclass(frozen=True)
 class State:
-    """``identity``: what must be the same for the measured points to count: server, model, scenario, limits."""
+    """``identity``: what must be the same for the measured points to count: server, model, scenario,
+    limits."""
 
     identity: Mapping[str, str]
     points: tuple[Point, ...] = ()
@@ -24,7 +25,8 @@ class State:
 
 
 def short(run: Sequence[Record]) -> Run:
-    """Records as a search needs them: times from the run's first send, of the chunks the first and the last."""
+    """Records as a search needs them: times from the run's first send, of the chunks the first and the
+    last."""
     begin_s = min((record.sent_s for record in run), default=0.0)
     return tuple(
         replace(

@@ -1,5 +1,6 @@
 """A benchmark's results for a person: the table, the checks beside it, and what to be careful about."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
@@ -8,12 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fullbore import screen
-from fullbore.bench.report import Result
+from fullbore.bench.notes import notes
+from fullbore.bench.report import OURS, Result
+from fullbore.scenario.confidence import Interval
 from fullbore.scenario.metrics import Spread
 
 LEAST_WIDTH = 80  # columns that the tables need; a narrower terminal breaks lines, but loses no digit
 PLAIN_WIDTH = 110
-LITTLES_LAW_LOW, LITTLES_LAW_HIGH = 0.9, 1.02
 
 
 def console(stderr: bool = False) -> Console:
@@ -25,95 +27,103 @@ def report(results: Sequence[Result]) -> Group:
     """Everything that is printed of ``results``: for each scenario what was measured, and its checks."""
     groups: dict[str, list[Result]] = {}
     for result in results:
-        limits = result.scenario.limits
-        heading = (
-            f"{result.scenario.describe()}; limits: {limits.percentile} TTFT {limits.ttft_ms:g} ms, "
-            f"TPOT {limits.tpot_ms:g} ms"
-        )
-        groups.setdefault(heading, []).append(result)
+        groups.setdefault(heading(result), []).append(result)
     parts: list[Text | Table] = []
-    for heading, group in groups.items():
-        tables = (_table(map(_measured, group)), _table(map(_checked, group)))
-        parts += [Text(f"\n{heading}\n", style="bold"), tables[0], Text(), tables[1], Text()]
-    notes = [Text(f"note: {note}", style="yellow") for note in dict.fromkeys(_notes(results))]
-    return Group(*parts, *notes)
+    for title, group in groups.items():
+        tables = (columns(map(_measured, group)), columns(map(_checked, group)))
+        parts += [Text(f"\n{title}\n", style="bold"), tables[0], Text(), tables[1], Text()]
+    told = [Text(f"note: {note}", style="yellow") for note in notes(results)]
+    return Group(*parts, *told)
+
+
+def heading(result: Result) -> str:
+    """What was asked, of whom where that is another tool's or an earlier result, and the limits."""
+    limits = result.scenario.limits
+    kept = (
+        f"; limits: {limits.percentile} TTFT {limits.ttft_ms:g} ms, TPOT {limits.tpot_ms:g} ms"
+        if limits
+        else ""
+    )
+    told = f" ({', '.join(filter(None, (result.tool, result.source)))})" if _elsewhere(result) else ""
+    return f"{result.scenario.summary}{kept}{told}"
+
+
+def _elsewhere(result: Result) -> bool:
+    return bool(result.source) or result.tool != OURS
+
+
+def load_of(result: Result) -> str:
+    """``16`` in flight, or ``2.5/s``."""
+    if result.concurrency is not None:
+        return str(result.concurrency)
+    return "-" if result.rate_s is None else f"{result.rate_s:g}/s"
 
 
 def _measured(result: Result) -> dict[str, str]:
-    got = result.figures
+    got, sure = result.figures, result.certainty
+    kept = result.keeps_limits
     return {
-        "concurrency": str(result.concurrency),
-        "TTFT\nms": _of(got.ttft_ms, "mean"),
-        "TTFT\np99": _of(got.ttft_ms, "p99"),
-        "TPOT\nms": _of(got.tpot_ms, "mean"),
-        "TPOT\np99": _of(got.tpot_ms, "p99"),
-        "ITL\np99": _of(got.itl_ms, "p99"),
-        "output\ntok/s": _number(got.output_tok_s),
-        "total\ntok/s": _number(got.total_tok_s),
-        "requests\nok": str(got.requests_ok),
+        "concurrency\nor rate": load_of(result),
+        "TTFT\nms": of(got.ttft_ms, "mean"),
+        "\n±": half(sure.ttft_ms),
+        "TTFT\np99": of(got.ttft_ms, "p99"),
+        "TPOT\nms": of(got.tpot_ms, "mean"),
+        " \n±": half(sure.tpot_ms),
+        "TPOT\np99": of(got.tpot_ms, "p99"),
+        "ITL\np99": of(got.itl_ms, "p99"),
+        "output\ntok/s": number(got.output_tok_s),
+        "total\ntok/s": number(got.total_tok_s),
+        "ok": str(got.requests_ok),
         "\nfailed": str(got.requests_failed),
-        "in\nlimits": "yes" if got.keeps(result.scenario.limits) else "no",
+        "in\nlimits": "-" if kept is None else "yes" if kept else "no",
     }
 
 
 def _checked(result: Result) -> dict[str, str]:
-    got, lag = result.figures, result.load.lag_ms
-    ok = max(1, got.requests_ok)
+    got, lag, steady = result.figures, result.lag_ms, result.figures.steady
     return {
-        "concurrency\nachieved": _number(got.concurrency, 2),
-        "Little's\nlaw": _number(got.littles_law, 2),
-        "input\nasked/got": f"{got.asked_input_tokens / ok:g}/{got.input_tokens / ok:g}",
-        "output\nasked/got": f"{got.asked_output_tokens / ok:g}/{got.output_tokens / ok:g}",
-        "steady\ntok/s": _number(got.steady_output_tok_s),
-        "peak 1 s\ntok/s": _number(got.peak_output_tok_s),
-        "goodput\nreq/s": _number(got.goodput_requests_s, 2),
-        "lag ms\np50/p99": f"{lag.p50:.1f}/{lag.p99:.1f}" if lag else "-",
+        "concurrency\nachieved": number(got.concurrency, 2),
+        "Little's\nlaw": number(got.littles_law, 2),
+        "input\nasked/got": _asked(got.asked_input_tokens, got.input_tokens, got.requests_ok),
+        "output\nasked/got": _asked(got.asked_output_tokens, got.output_tokens, got.requests_ok),
+        "steady\ntok/s": number(steady.output_tok_s if steady else None),
+        "peak 1 s\ntok/s": number(got.peak_output_tok_s),
+        "goodput\nreq/s": number(got.goodput_requests_s, 2),
+        "lag ms\np50/p99": f"{of(lag, 'p50')}/{of(lag, 'p99')}" if lag else "-",
+        "sent late\np50/p99": f"{of(result.late_ms, 'p50')}/{of(result.late_ms, 'p99')}"
+        if result.late_ms
+        else "-",
     }
 
 
-def _notes(results: Sequence[Result]) -> Iterator[str]:
-    for result in results:
-        got, lag = result.figures, result.load.lag_ms
-        where = f"{result.scenario.name} at concurrency {result.concurrency}"
-        if result.load.ended_early:
-            cancelled = f"; {got.requests_cancelled} cancelled in flight" if got.requests_cancelled else ""
-            yield f"{where}: {result.load.ended_early}{cancelled}"
-        for kind, count in got.failures.items():
-            first = next((each.error for each in result.load.records if each.outcome == kind), "")
-            yield f"{where}: {count} failed, {kind}{': ' + first if first else ''}"
-        if got.requests_ok and got.output_tokens != got.asked_output_tokens:
-            yield f"{where}: the answers are not as long as asked (does the server know ignore_eos?)"
-        if got.tokens_per_chunk is not None and not 0.99 <= got.tokens_per_chunk <= 1.01:
-            yield f"{where}: {got.tokens_per_chunk:.2f} tokens a chunk, so ITL is no time per token; TPOT is"
-        law = got.littles_law
-        if law is not None and not LITTLES_LAW_LOW <= law <= LITTLES_LAW_HIGH:
-            yield (
-                f"{where}: Little's law gives {law:.2f} of the nominal concurrency: ramp and drain weigh "
-                "that much (more --requests mend it)"
-            )
-        if lag and got.tpot_ms and lag.p50 > max(1.0, 0.05 * got.tpot_ms.mean):
-            late = f"this client wakes {lag.p50:.1f} ms late (median)"
-            yield f"{where}: {late}; it is short of CPU and the figures are too slow by about that"
-        if not result.target.vocab_size:
-            yield "the server does not say its vocabulary's size: prompts were random words (see --vocab)"
+def _asked(asked: int | None, got: int, requests: int) -> str:
+    each = max(1, requests)
+    return f"{'-' if asked is None else format(asked / each, '.4g')}/{got / each:.4g}"
 
 
-def _table(rows: Iterator[Mapping[str, str]]) -> Table:
-    """A column for each key."""
+def columns(rows: Iterator[Mapping[str, str]]) -> Table:
+    """A table with a column for each key; a column in which no row has anything is left out."""
+    known = list(rows)
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    for row in rows:
-        if not table.columns:
-            for heading in row:
-                table.add_column(heading, justify="right", no_wrap=True)
-        table.add_row(*row.values())
+    shown = [key for key in known[0] if any(row[key] != "-" for row in known)] if known else []
+    for key in shown:
+        table.add_column(key, justify="right", no_wrap=True)
+    for row in known:
+        table.add_row(*(row[key] for key in shown))
     return table
 
 
-def _of(spread: Spread | None, figure: str) -> str:
-    return _number(getattr(spread, figure)) if spread else "-"
+def of(spread: Spread | None, figure: str) -> str:
+    """One figure of a distribution, ``-`` where it is not known."""
+    return number(getattr(spread, figure)) if spread else "-"
 
 
-def _number(value: float | None, digits: int = 1) -> str:
+def half(interval: Interval | None) -> str:
+    """Half the width of a 95 % interval."""
+    return number((interval.high - interval.low) / 2) if interval and interval.high < math.inf else "-"
+
+
+def number(value: float | None, digits: int = 1) -> str:
     """Four digits say enough: 9876, 98.8, and 9.88 where two were asked for."""
     if value is None:
         return "-"

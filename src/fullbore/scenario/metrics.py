@@ -9,19 +9,23 @@ completion, ramp and drain included.
     ITL           every gap between two chunks, pooled over all requests
     output tok/s  sum n / D          input tok/s: sum I / D          total tok/s: sum (I + n) / D
     peak tok/s    output tokens of the best 1-second bucket, counted from the first send
-    steady tok/s  output tokens per second from the first completion to the first one that nothing replaced
     concurrency   sum (tn - t0) / D
     goodput       requests that met every limit / D
+    steady ...    the same in the window that has neither ramp nor drain in it, see ``Steady``
 
 These are the definitions of SGLang's ``bench_serving`` and of ``vllm bench serve``. Failed and cancelled
 requests are counted and are in no mean and no rate.
 """
 
 import math
+from array import array
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+import numpy as np
 
 from fullbore.scenario.scenario import Limits
 
@@ -46,11 +50,19 @@ class Record:
     due_s: float | None = None  # when it should have been sent, where a schedule said so (open loop)
     session: int = 0  # its conversation, and which turn of that it was
     turn: int = 0
+    counted: int | None = (
+        None  # chunks there were, where ``chunks_s`` has only the first and the last of them
+    )
 
     @property
     def ok(self) -> bool:
         """Whether it counts: ended well and brought at least one token."""
         return self.outcome == OK and self.output_tokens > 0 and len(self.chunks_s) > 0
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks carried tokens."""
+        return len(self.chunks_s) if self.counted is None else self.counted
 
     @property
     def ttft_s(self) -> float:
@@ -81,20 +93,41 @@ class Spread:
 
     count: int
     mean: float
-    p50: float
-    p90: float
-    p99: float
-    most: float
+    p50: float | None  # None, as the next three, where another tool did not say it
+    p90: float | None
+    p99: float | None
+    most: float | None
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread | None":
         """None when there is nothing to describe."""
-        ordered = sorted(values)
+        ordered = array("d", values)  # sorted in place: 8 bytes a value, for there are millions of gaps
         if not ordered:
             return None
+        np.frombuffer(ordered).sort()
         mean = math.fsum(ordered) / len(ordered)
         p50, p90, p99 = (percentile(ordered, percent) for percent in (50, 90, 99))
         return cls(len(ordered), mean, p50, p90, p99, ordered[-1])
+
+
+@dataclass(frozen=True)
+class Steady:
+    """What was measured while the load neither rose nor fell. Times count from the run's first send.
+
+    In a closed loop from the first completion (every slot is at work) to the first completion that nothing
+    replaces: between the two, whole requests follow each other in every slot, so prefill has its true
+    share. In an open loop from one mean latency after the first send, when as many end as begin, to the
+    last send.
+    """
+
+    begin_s: float
+    end_s: float
+    output_tok_s: float
+    input_tok_s: float  # of the prompts whose first token came inside
+    concurrency: float  # mean number in flight
+    requests: int  # sent and ended inside; the next two are theirs
+    ttft_ms: Spread | None
+    tpot_ms: Spread | None
 
 
 @dataclass(frozen=True)
@@ -108,8 +141,8 @@ class Figures:
     duration_s: float
     input_tokens: int  # received by the server, over ok requests; as are the next three
     output_tokens: int
-    asked_input_tokens: int
-    asked_output_tokens: int
+    asked_input_tokens: int | None  # None where another tool did not note it
+    asked_output_tokens: int | None
     tokens_per_chunk: float | None  # where it is not 1, ITL says nothing about tokens
     ttft_ms: Spread | None
     tpot_ms: Spread | None
@@ -119,24 +152,29 @@ class Figures:
     input_tok_s: float | None
     total_tok_s: float | None
     peak_output_tok_s: float | None
-    steady_output_tok_s: float | None
+    steady: Steady | None
     requests_s: float | None
-    nominal_concurrency: int
+    nominal_concurrency: int | None  # None in an open loop
     concurrency: float | None
-    littles_law: float | None  # see ``littles_law``
-    good_requests: int
+    littles_law: float | None  # see ``littles_law`` and ``kept_up``
+    good_requests: int | None
     goodput_requests_s: float | None
 
     def keeps(self, limits: Limits) -> bool:
         """Whether TTFT and TPOT at the limits' percentile are inside them, with no request failed."""
         if self.ttft_ms is None or self.requests_failed:
             return False
+        ttft_ms = getattr(self.ttft_ms, limits.percentile)
         tpot_ms = 0.0 if self.tpot_ms is None else getattr(self.tpot_ms, limits.percentile)
-        return bool(getattr(self.ttft_ms, limits.percentile) <= limits.ttft_ms and tpot_ms <= limits.tpot_ms)
+        known = ttft_ms is not None and tpot_ms is not None
+        return bool(known and ttft_ms <= limits.ttft_ms and tpot_ms <= limits.tpot_ms)
 
 
-def figures(records: Sequence[Record], nominal_concurrency: int, limits: Limits) -> Figures:
-    """Every figure of one run, in whatever order its records come."""
+def figures(records: Sequence[Record], nominal_concurrency: int | None, limits: Limits) -> Figures:
+    """Every figure of one run, in whatever order its records come.
+
+    ``nominal_concurrency``: how many were to be in flight; None in an open loop.
+    """
     ok = [record for record in records if record.ok]
     cancelled = [record for record in records if record.outcome == CANCELLED]
     failures = Counter(
@@ -150,11 +188,17 @@ def figures(records: Sequence[Record], nominal_concurrency: int, limits: Limits)
     tpots_s = [record.tpot_s for record in ok if record.tpot_s is not None]
     output_tokens = sum(record.output_tokens for record in ok)
     input_tokens = sum(record.input_tokens for record in ok)
-    chunks = sum(len(record.chunks_s) for record in ok)
+    chunks = sum(record.chunks for record in ok)
     good = sum(record.meets(limits) for record in ok)
 
     def per_second(amount: float) -> float | None:
         return amount / duration_s if ok and duration_s > 0 else None
+
+    law: float | None
+    if nominal_concurrency is None:
+        law = kept_up(ok)
+    else:
+        law = _littles_law(ok, per_second(output_tokens), tpots_s, nominal_concurrency)
 
     return Figures(
         requests_ok=len(ok),
@@ -175,11 +219,11 @@ def figures(records: Sequence[Record], nominal_concurrency: int, limits: Limits)
         input_tok_s=per_second(input_tokens),
         total_tok_s=per_second(input_tokens + output_tokens),
         peak_output_tok_s=_peak(ok, begin_s),
-        steady_output_tok_s=_steady(ok, completed, nominal_concurrency),
+        steady=_steady(ok, completed, nominal_concurrency),
         requests_s=per_second(len(ok)),
         nominal_concurrency=nominal_concurrency,
         concurrency=per_second(math.fsum(record.latency_s for record in ok)),
-        littles_law=_littles_law(ok, per_second(output_tokens), tpots_s, nominal_concurrency),
+        littles_law=law,
         good_requests=good,
         goodput_requests_s=per_second(good),
     )
@@ -209,6 +253,20 @@ def littles_law(
     return output_tok_s / output_tokens * (ttft_s + (output_tokens - 1) * tpot_s) / nominal_concurrency
 
 
+def kept_up(ok: Sequence[Record]) -> float | None:
+    """Little's law of an open loop: in flight while requests were sent / (rate x mean latency).
+
+    Near 1 where the server keeps up with a long load; a short one has its drain in it. At a rate above
+    what it can do the queue grows until the last send, and this is the share of the rate that it served.
+    """
+    first_s = min((record.sent_s for record in ok), default=0.0)
+    last_s = max((record.sent_s for record in ok), default=0.0)
+    all_s = math.fsum(record.latency_s for record in ok)
+    if last_s <= first_s or all_s <= 0:  # all at once: there was no rate to keep up with
+        return None
+    return math.fsum(min(record.chunks_s[-1], last_s) - record.sent_s for record in ok) / all_s
+
+
 def _littles_law(
     ok: Sequence[Record], output_tok_s: float | None, tpots_s: Sequence[float], nominal_concurrency: int
 ) -> float | None:
@@ -229,21 +287,37 @@ def _peak(ok: Sequence[Record], begin_s: float) -> float | None:
     return max(buckets.values(), default=None)
 
 
-def _steady(ok: Sequence[Record], completed: Sequence[Record], nominal_concurrency: int) -> float | None:
-    """From the first completion (every slot is at work) to the first completion that nothing replaces.
-
-    Between the two, whole requests follow each other in every slot, so prefill has its true share. None with
-    fewer than two requests a slot: that is ramp and drain only.
-    """
-    if not ok or len(completed) < 2 * nominal_concurrency:
+def _steady(
+    ok: Sequence[Record], completed: Sequence[Record], nominal_concurrency: int | None
+) -> Steady | None:
+    """None where there is no such window: in a closed loop with fewer than two requests a slot, say."""
+    if not ok or len(completed) < 2 * (nominal_concurrency or 1):
         return None
-    last_sent_s = max(record.sent_s for record in completed)
-    begin_s = min(record.ended_s for record in completed)
-    end_s = min((record.ended_s for record in completed if record.ended_s > last_sent_s), default=begin_s)
+    first_s = min(record.sent_s for record in completed)
+    last_s = max(record.sent_s for record in completed)
+    if nominal_concurrency is None:
+        mean_s = math.fsum(record.latency_s for record in ok) / len(ok)
+        begin_s, end_s = first_s + mean_s, last_s
+    else:
+        begin_s = min(record.ended_s for record in completed)
+        end_s = min((record.ended_s for record in completed if record.ended_s > last_s), default=begin_s)
     if end_s <= begin_s:
         return None
-    tokens = 0.0
+    output_tokens = in_flight_s = 0.0
     for record in ok:
-        inside = sum(begin_s < time_s <= end_s for time_s in record.chunks_s)
-        tokens += inside * record.output_tokens / len(record.chunks_s)
-    return tokens / (end_s - begin_s)
+        inside = bisect_right(record.chunks_s, end_s) - bisect_right(record.chunks_s, begin_s)
+        output_tokens += inside * record.output_tokens / len(record.chunks_s)
+        in_flight_s += max(0.0, min(record.chunks_s[-1], end_s) - max(record.sent_s, begin_s))
+    whole = [record for record in ok if record.sent_s >= begin_s and record.ended_s <= end_s]
+    tpots_s = [record.tpot_s for record in whole if record.tpot_s is not None]
+    input_tokens = sum(record.input_tokens for record in ok if begin_s < record.chunks_s[0] <= end_s)
+    return Steady(
+        begin_s=begin_s - first_s,
+        end_s=end_s - first_s,
+        output_tok_s=output_tokens / (end_s - begin_s),
+        input_tok_s=input_tokens / (end_s - begin_s),
+        concurrency=in_flight_s / (end_s - begin_s),
+        requests=len(whole),
+        ttft_ms=Spread.of(record.ttft_s * 1e3 for record in whole),
+        tpot_ms=Spread.of(tpot_s * 1e3 for tpot_s in tpots_s),
+    )
