@@ -46,6 +46,9 @@ VERBS: Mapping[str, Verb] = {
     "plan point": Verb("fullbore.plan.point_command", "predict what a server will do at one concurrency"),
     "inspect": Verb("fullbore.model.inspect_command", "show what a checkpoint holds, and check it"),
     "inspect why": Verb("fullbore.tune.why_command", "show why a kernel was chosen for an operator"),
+    "inspect machine": Verb(
+        "fullbore.tune.machine_command", "measure what this machine can do, for the planner"
+    ),
     "inspect accuracy": Verb(
         "fullbore.train.accuracy_command", "compare converted weights with the stored ones on a text"
     ),

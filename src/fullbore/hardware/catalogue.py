@@ -1,6 +1,8 @@
 """Accelerators by name: what data sheets state and what was measured, each figure with its source."""
 
+import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,13 +41,17 @@ class Device:
     aliases: tuple[str, ...]
 
 
-def find_device(name: str) -> Device:
+Table = Mapping[str, Any]  # of a catalogue file: sources, devices, servers
+
+
+def find_device(name: str, table: Table | None = None) -> Device:
     """The device of that name, in upper or lower case; UsageError for one that is not in the catalogue."""
-    devices = {word.lower(): device for device in catalogue() for word in (device.name, *device.aliases)}
+    known = catalogue() if table is None else devices_of(table)
+    devices = {word.lower(): device for device in known for word in (device.name, *device.aliases)}
     if name.lower() not in devices:
-        known = [device.name for device in catalogue()]
+        names = [device.name for device in known]
         raise UsageError(
-            f"unknown device {name!r}{did_you_mean(name.upper(), known)}; expected one of {', '.join(known)}"
+            f"unknown device {name!r}{did_you_mean(name.upper(), names)}; expected one of {', '.join(names)}"
         )
     return devices[name.lower()]
 
@@ -53,19 +59,25 @@ def find_device(name: str) -> Device:
 @cache
 def catalogue() -> tuple[Device, ...]:
     """Every device that is known."""
-    table = read_table()
+    return devices_of(read_table())
+
+
+def devices_of(table: Table) -> tuple[Device, ...]:
+    """The devices of a file. KeyError, TypeError or ValueError where an entry is none."""
 
     def device(name: str, values: dict[str, Any]) -> Device:
         def figure(key: str, unit: float) -> Figure | None:
             if key not in values:
                 return None
             number, source = values[key]
+            if not 0 < number < math.inf:
+                raise ValueError(f"{name} has {key} = {number}, expected a number above 0")
             return Figure(number * unit, table["sources"][source]["mark"], table["sources"][source]["text"])
 
         def stated(key: str, unit: float) -> Figure:
             found = figure(key, unit)
             if found is None:
-                raise KeyError(f"{_FILE.name}: {name} has no {key}")
+                raise KeyError(f"{name} has no {key}")
             return found
 
         return Device(
@@ -85,6 +97,40 @@ def catalogue() -> tuple[Device, ...]:
         )
 
     return tuple(device(name, values) for name, values in table["devices"].items())
+
+
+def with_file(path: Path) -> Table:
+    """The catalogue and the entries of ``path`` (``fullbore inspect machine --write``), whose names win.
+
+    UsageError where the file cannot be read or holds no catalogue.
+    """
+    try:
+        own = tomllib.loads(path.read_text(encoding="utf-8"))
+        devices_of(own)
+        servers = {
+            name: (each["device"], each["count"], each["note"]) for name, each in own["servers"].items()
+        }
+    except OSError as error:
+        raise UsageError(f"--catalogue {path} cannot be read: {error.strerror}") from error
+    except (
+        tomllib.TOMLDecodeError,
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
+        raise UsageError(
+            f"--catalogue {path} is no catalogue ({error}); expected tables of sources, devices and servers, "
+            "as fullbore inspect machine --write makes them"
+        ) from error
+    table = {part: {**read_table().get(part, {}), **own[part]} for part in ("sources", "devices", "servers")}
+    for name, (device, _, _) in servers.items():
+        if device not in table["devices"]:
+            raise UsageError(
+                f"--catalogue {path}: server {name} is of {device}, which is not among its devices"
+            )
+    return table
 
 
 @cache

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from fullbore.errors import UsageError, did_you_mean
-from fullbore.hardware.catalogue import Device, catalogue, find_device, read_table
+from fullbore.hardware.catalogue import Device, Table, devices_of, find_device, read_table
 
 MOST_DEVICES = 1024
 
@@ -19,18 +19,22 @@ class Server:
     note: str = ""
 
 
-def find_server(text: str) -> Server:
-    """The server that ``8xMI300X``, ``4xh100`` or a name of the catalogue means; UsageError for others."""
-    named = read_table()["servers"]
+def find_server(text: str, table: Table | None = None) -> Server:
+    """The server that ``8xMI300X``, ``4xh100`` or a name of the catalogue means; UsageError for others.
+
+    table: None for the catalogue alone (see ``catalogue.with_file``).
+    """
+    table = read_table() if table is None else table
+    named = table["servers"]
     if text.lower() in named:
         entry = named[text.lower()]
-        return Server(text.lower(), find_device(entry["device"]), entry["count"], entry["note"])
+        return Server(text.lower(), find_device(entry["device"], table), entry["count"], entry["note"])
     parts = re.fullmatch(r"(\d{1,5}) ?[xX*] ?(\S+)", text.strip())
     if parts is None:
         # A device alone lacks its count; most servers have eight.
         servers = {
             f"8x{word}".lower(): f"8x{each.name}"
-            for each in catalogue()
+            for each in devices_of(table)
             for word in (each.name, *each.aliases)
         }
         near = servers.get(f"8x{text.lower()}", text)
@@ -39,7 +43,7 @@ def find_server(text: str) -> Server:
             f"unknown server {text[:60]!r}{did_you_mean(near, known)}; expected a count and a device such as "
             f"8xMI300X, or one of {', '.join(named)}"
         )
-    count, device = int(parts[1]), find_device(parts[2])
+    count, device = int(parts[1]), find_device(parts[2], table)
     if not 1 <= count <= MOST_DEVICES:
         raise UsageError(f"server {text[:60]!r} has {count} devices; expected 1 to {MOST_DEVICES}")
     return Server(f"{count}x{device.name}", device, count)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from fullbore.plan.closed_loop import Load, Outcome, run
-from fullbore.plan.memory import Memory, check_memory
+from fullbore.plan.memory import MOST_CHUNK, Memory, check_memory
 from fullbore.steptime.factors import Deviation
 from fullbore.steptime.model import Setting, StepTime
 from fullbore.steptime.profiles import Profile
@@ -56,7 +56,10 @@ def predict(
     """UsageError for a layout that does not fit the server, CapacityError for a model that does not."""
     wide = profile.deviation_at(load.concurrency, load.input_tokens)
     model = StepTime(setting, profile.factors, wide)
-    held = check_memory(setting, used_share, load.input_tokens + load.output_tokens)
+    request = load.input_tokens + load.output_tokens
+    # Longer chunks are an engine's choice where there is room; they are no reason to refuse a model.
+    chunk = min(profile.policy.chunk_tokens, load.input_tokens * load.concurrency, MOST_CHUNK)
+    held = check_memory(setting, used_share, request, chunk)
     gained = accepted_tokens(setting.drafts, acceptance)
     seen = run(
         load, profile.policy, model.seconds, profile.factors.request_ms / 1e3, gained, held.cache_tokens
@@ -115,11 +118,17 @@ def as_json(point: Point) -> dict[str, object]:
             "device_bytes": held.device_bytes,
             "used_share": held.used_share,
             "weight_bytes": held.weight_bytes,
+            "weights": {part: size for part, size in held.weights.items() if size},
+            "reserve_bytes": held.reserve_bytes,
             "workspace_bytes": held.workspace_bytes,
             "cache_bytes": held.cache_bytes,
             "cache_token_bytes": held.cache_token_bytes,
             "cache_tokens": held.cache_tokens,
             "requests_at_once": held.requests(point.load.input_tokens + point.load.output_tokens),
+            "most_requests": {
+                str(tokens): count
+                for tokens, count in held.largest(setting.config.max_position_embeddings).items()
+            },
         },
         "limited_by": point.limited_by,
         "tpot_parts_ms": point.parts_ms,

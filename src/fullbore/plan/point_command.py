@@ -2,11 +2,12 @@
 
 import argparse
 import json
+from pathlib import Path
 
 from fullbore import screen
 from fullbore.errors import UsageError
 from fullbore.flags import whole_number
-from fullbore.hardware.catalogue import catalogue
+from fullbore.hardware.catalogue import catalogue, with_file
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
 from fullbore.plan.closed_loop import Load
@@ -28,6 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     known = ", ".join(device.name for device in catalogue())
     add("--server", required=True, metavar="NxDEVICE", help=f"such as 8xMI300X; devices: {known}")
+    add(
+        "--catalogue",
+        type=Path,
+        metavar="FILE",
+        help="more devices and servers, as fullbore inspect machine --write makes them",
+    )
     add("--engine", default="fullbore", metavar="NAME[@VERSION]", help="fullbore, sglang or trtllm")
     add("--config", default=DEEPSEEK_V3, metavar="NAME|FILE", help="the model (default %(default)s)")
     add("--weights", default="fp8", metavar="FORMAT", help=f"{', '.join(RECIPES)} (default %(default)s)")
@@ -73,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
 
 def predict_from(args: argparse.Namespace) -> Point:
     """The point that the arguments describe."""
-    config, server = named_config(args.config), find_server(args.server)
+    table = with_file(args.catalogue) if args.catalogue else None
+    config, server = named_config(args.config), find_server(args.server, table)
     if args.mtp and not config.num_nextn_predict_layers:
         raise UsageError(f"--mtp {args.mtp}: {args.config} has no MTP layer (leave the flag out)")
     layout = parse_layout(args.layout) if args.layout else Layout(tp=server.count)

@@ -237,7 +237,7 @@ def _peaks(server: Server, gemm: float) -> dict[str, float]:
     """
     device = server.device
     fastest = max(
-        (other for other in catalogue() if other.architecture == device.architecture),
+        (device, *(other for other in catalogue() if other.architecture == device.architecture)),
         key=lambda other: other.bf16_flop_s.value,
     )
     cut = (device.bf16_flop_s.value / device.units) / (fastest.bf16_flop_s.value / fastest.units)

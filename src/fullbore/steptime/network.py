@@ -6,21 +6,38 @@ from fullbore.errors import UsageError, did_you_mean
 from fullbore.model.config import ModelConfig
 from fullbore.steptime.layout import Layout
 
-_BLOCK_SCALE = 4 / (128 * 128)
-
 
 @dataclass(frozen=True)
 class Format:
-    """How numbers are stored. ``peak``: the unit that multiplies them: fp4, fp8 or bf16."""
+    """How numbers are stored: ``value_bytes`` each, and ``scale_bytes`` for every block of [rows, columns].
+
+    peak: the unit that multiplies them: fp4, fp8 or bf16. whole: blocks at the edges are stored filled up.
+    """
 
     name: str
-    bytes: float  # of one number, scales included
+    value_bytes: float
     peak: str
+    scale_bytes: float = 0.0
+    block: tuple[int, int] = (1, 1)
+    whole: bool = False
+
+    @property
+    def bytes(self) -> float:
+        """Of one number of a large matrix, its share of the scale included."""
+        return self.value_bytes + self.scale_bytes / (self.block[0] * self.block[1])
+
+    def stored_bytes(self, rows: int, columns: int) -> float:
+        """Of a matrix of this shape."""
+        blocks = -(-rows // self.block[0]) * -(-columns // self.block[1])
+        numbers = blocks * self.block[0] * self.block[1] if self.whole else rows * columns
+        return numbers * self.value_bytes + blocks * self.scale_bytes
 
 
-_BF16 = Format("bf16", 2.0, "bf16")
-_FP8 = Format("fp8", 1.0 + _BLOCK_SCALE, "fp8")
-_INT8 = Format("int8", 1.0 + 2 / 128, "fp8")
+BF16 = Format("bf16", 2.0, "bf16")
+_FP8 = Format("fp8", 1.0, "fp8", 4, (128, 128))
+_INT8 = Format("int8", 1.0, "fp8", 2, (1, 128))
+_INT4 = Format("int4", 0.5, "bf16", 2, (1, 128))
+_FP4 = Format("fp4", 0.5, "fp4", 1, (1, 16))
 
 
 @dataclass(frozen=True)
@@ -34,11 +51,11 @@ class Recipe:
 
 # What the published and the usual checkpoints hold. FP4 ones keep attention in bf16.
 RECIPES = {
-    "bf16": Recipe("bf16", _BF16, _BF16),
+    "bf16": Recipe("bf16", BF16, BF16),
     "fp8": Recipe("fp8", _FP8, _FP8),
     "int8": Recipe("int8", _INT8, _INT8),
-    "int4": Recipe("int4", Format("int4", 0.5 + 2 / 128, "bf16"), Format("int4", 0.5 + 2 / 128, "bf16")),
-    "fp4": Recipe("fp4", Format("fp4", 0.5 + 1 / 16, "fp4"), _BF16),
+    "int4": Recipe("int4", _INT4, _INT4),
+    "fp4": Recipe("fp4", _FP4, BF16),
 }
 CACHE_BYTES = {"bf16": 2.0, "fp8": 1.0}  # of one cached value
 
@@ -103,13 +120,13 @@ def share(config: ModelConfig, layout: Layout, recipe: Recipe) -> Share:
         )
     )
     # Absorbed into the queries and the outputs at decode; a bf16 copy of W_UK and W_UV, as engines keep it.
-    kv_b = Matrix("kv_b", heads * (config.qk_nope_head_dim + config.v_head_dim), config.kv_lora_rank, _BF16)
+    kv_b = Matrix("kv_b", heads * (config.qk_nope_head_dim + config.v_head_dim), config.kv_lora_rank, BF16)
     output = Matrix("o", hidden, heads * config.v_head_dim, attention)
     # A shared expert is cut like attention: with data-parallel attention each device has it whole.
     return Share(
         attention=(*query, kv_b, output),
         dense=_ffn("dense", hidden, config.intermediate_size // layout.tp, experts),
-        router=Matrix("router", config.n_routed_experts, hidden, _BF16),
+        router=Matrix("router", config.n_routed_experts, hidden, BF16),
         shared=_ffn(
             "shared", hidden, config.n_shared_experts * config.moe_intermediate_size // layout.tp, experts
         ),
@@ -120,9 +137,9 @@ def share(config: ModelConfig, layout: Layout, recipe: Recipe) -> Share:
             experts,
             config.n_routed_experts // layout.ep,
         ),
-        head=Matrix("head", -(-config.vocab_size // layout.devices), hidden, _BF16),
-        embedding=Matrix("embedding", -(-config.vocab_size // layout.tp), hidden, _BF16),
-        draft=Matrix("eh_proj", hidden, 2 * hidden, _BF16),
+        head=Matrix("head", -(-config.vocab_size // layout.devices), hidden, BF16),
+        embedding=Matrix("embedding", -(-config.vocab_size // layout.tp), hidden, BF16),
+        draft=Matrix("eh_proj", hidden, 2 * hidden, BF16),
     )
 
 
@@ -131,29 +148,3 @@ def _ffn(name: str, hidden: int, width: int, form: Format, count: int = 1) -> tu
         Matrix(f"{name} gate + up", 2 * width, hidden, form, count),
         Matrix(f"{name} down", hidden, width, form, count),
     )
-
-
-def layer_bytes(part: Share, moe: bool) -> float:
-    """Weights of one layer on one device."""
-    feed_forward = (part.router, *part.shared, *part.experts) if moe else part.dense
-    return sum(matrix.bytes for matrix in (*part.attention, *feed_forward))
-
-
-def weight_bytes(config: ModelConfig, layout: Layout, recipe: Recipe, drafts: bool = False) -> float:
-    """All weights on one device; ``drafts``: with MTP layers, whose head and embedding are the main ones."""
-    part = share(config, layout, recipe)
-    dense = config.first_k_dense_replace
-    ends = part.embedding.bytes + (0.0 if config.tie_word_embeddings else part.head.bytes)
-    norms = (
-        2.0
-        * config.num_hidden_layers
-        * (2 * config.hidden_size + (config.q_lora_rank or 0) + config.kv_lora_rank)
-    )
-    extra = config.num_nextn_predict_layers * (layer_bytes(part, True) + part.draft.bytes) if drafts else 0.0
-    moe = config.num_hidden_layers - dense
-    return dense * layer_bytes(part, False) + moe * layer_bytes(part, True) + ends + norms + extra
-
-
-def cache_token_bytes(config: ModelConfig, cache: str) -> float:
-    """One token's latents over all layers; every device of a ``tp`` group keeps a copy."""
-    return config.num_hidden_layers * config.latent_dim * CACHE_BYTES[cache]

@@ -96,9 +96,15 @@ def find_profile(text: str, device: Device) -> Profile:
     title, epoch = table["title"], table["epoch"]
     entries = file["profiles"][engine]
     if device.architecture not in entries:
+        able = [each for each in engine_names() if device.architecture in file["profiles"][each]]
         raise UsageError(
-            f"no profile of {title} on {device.name}; expected an engine that runs there: "
-            f"{', '.join(each for each in engine_names() if device.architecture in file['profiles'][each])}"
+            f"no profile of {title} on {device.name}; "
+            + (
+                f"expected an engine that runs there: {', '.join(able)}"
+                if able
+                else f"no engine has one for its architecture, {device.architecture}; architectures with "
+                f"profiles are {', '.join(entries)}"
+            )
         )
     entry = entries[device.architecture]
     basis = _basis(entry, device)

@@ -24,7 +24,8 @@ class Step:
 
     decodes: sequences that get their next token. context: cached tokens of all of them together.
     prefill_tokens: new prompt tokens. prefill_pairs: (query, key) pairs of those, causal.
-    sampled: rows whose logits are wanted, decodes included.
+    sampled: rows whose logits are wanted, decodes included. chunks: prompts that the new tokens belong to;
+    0 where only their sum is known.
     """
 
     decodes: int = 0
@@ -32,6 +33,7 @@ class Step:
     prefill_tokens: int = 0
     prefill_pairs: float = 0.0
     sampled: int = 0
+    chunks: int = 0
 
     @classmethod
     def of(cls, contexts: Iterable[int] = (), chunks: Iterable[tuple[int, int]] = ()) -> "Step":
@@ -43,6 +45,7 @@ class Step:
             prefill_tokens=sum(new for new, _ in prompts),
             prefill_pairs=sum(pairs(new, before) for new, before in prompts),
             sampled=len(decoding) + len(prompts),
+            chunks=len(prompts),
         )
 
 
