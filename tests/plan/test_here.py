@@ -34,7 +34,7 @@ def table(slower: float) -> Times:
     records = []
     for job in work.jobs:
         arithmetic = OPERATORS[job.operator].arithmetic(job.format, job.dtype)
-        for entry in CATALOGUE.candidates(job.operator):
+        for entry in CATALOGUE.on("cpu").candidates(job.operator):
             for tokens in (1, 16, 256):
                 for context in (0, 256):
                     cost = estimator.cost(job, tokens, context)

@@ -156,12 +156,13 @@ def test_more_in_flight_is_slower_for_each_and_faster_for_all(server: str, few: 
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(1, 200), st.integers(64, 4000))
+@given(st.integers(1, 200), st.integers(64, 2000))
 def test_longer_prompts_are_slower(concurrency: int, tokens: int) -> None:
+    """Four times as long: less may only shift which prompts fall into one step, by some percent."""
     short = point("8xH200", concurrency, tokens=(tokens, 128))
-    long = point("8xH200", concurrency, tokens=(2 * tokens, 128))
-    assert long.ttft_ms.mean > short.ttft_ms.mean * 0.99
-    assert long.tpot_ms.mean > short.tpot_ms.mean * 0.99
+    long = point("8xH200", concurrency, tokens=(4 * tokens, 128))
+    assert long.ttft_ms.mean > short.ttft_ms.mean * 0.95
+    assert long.tpot_ms.mean > short.tpot_ms.mean * 0.97
 
 
 @settings(max_examples=8, deadline=None)
