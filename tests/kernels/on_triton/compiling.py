@@ -1,6 +1,6 @@
 """Compile Triton kernels, without a GPU, for the GPU named on the command line: one JSON line for each.
 
-    python tests/kernels/triton/compiling.py sm_90|gfx942 [--operator NAME] [--variant NAME]
+    python tests/kernels/on_triton/compiling.py sm_90|gfx942 [--operator NAME] [--variant NAME]
         [--layout tp8|ep8] [--tokens N]
 
 Operators run on tensors without values at the shapes of one rank of the 671B model, on eight GPUs with split
