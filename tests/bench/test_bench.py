@@ -318,3 +318,10 @@ def test_a_server_that_dies_between_discovery_and_load() -> None:
         done = asyncio.run(go(url))
     assert {record.outcome for record in done.records} == {"no connection"}
     assert len(done.records) == 8
+
+
+def test_ctrl_c_means_what_it_meant_before() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with scripted_server(Script(ttft_s=0)) as url:
+        assert bench(url) == 0
+    assert signal.getsignal(signal.SIGINT) is before

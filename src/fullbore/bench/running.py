@@ -2,6 +2,8 @@
 
 import asyncio
 import resource
+import signal
+import threading
 from collections.abc import Coroutine
 from typing import TypeVar
 
@@ -18,8 +20,13 @@ def run(work: Coroutine[None, None, Found]) -> Found:
         from uvloop import new_event_loop
     except ImportError:
         return asyncio.run(work)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(work)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(work)
+    finally:  # uvloop leaves its own handler behind, with which a later Ctrl-C would do nothing
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 class Turns:
