@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import uvloop
-
+from fullbore.bench import running
 from fullbore.bench.mock.alarm import Alarm
 from fullbore.bench.mock.connection import Connection
 from fullbore.bench.mock.question import Limits
@@ -35,7 +34,7 @@ class Options:
 
 def serve(options: Options, on_ready: Callable[[str], None]) -> Service:
     """Serve until SIGINT or SIGTERM. ``on_ready`` gets the URL. CapacityError: the port cannot be had."""
-    return uvloop.run(_serve(options, on_ready))
+    return running.run(_serve(options, on_ready))
 
 
 async def _serve(options: Options, on_ready: Callable[[str], None]) -> Service:
