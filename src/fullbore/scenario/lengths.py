@@ -5,6 +5,7 @@ Most are of tokens; turns of a conversation and milliseconds of thinking are dra
 
 import math
 import random
+from abc import ABC, abstractmethod
 from bisect import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Bounded:
+class Bounded(ABC):
     """A bell curve cut off at ``low`` and ``high`` (both included) and rounded to whole numbers.
 
     ``curve_mean`` and ``curve_stdev`` are those of the curve before it is cut; ``mean`` is of what is drawn.
@@ -155,13 +156,13 @@ class Bounded:
     high: int
 
     @property
-    def _kind(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _kind(self) -> str: ...
 
     @property
+    @abstractmethod
     def _curve(self) -> tuple[NormalDist, Callable[[float], float], Callable[[float], float]]:
         """A normal curve, the way to it from the numbers drawn, and the way back."""
-        raise NotImplementedError
 
     def _below(self, number: float) -> float:
         """The share of the whole curve that is below ``number``."""
