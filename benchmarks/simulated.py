@@ -9,7 +9,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,14 +58,15 @@ class WatchedScheduler(Scheduler):
     """Tells where the time of a step goes."""
 
     def watched_by(self, spent: Spent) -> "WatchedScheduler":
-        self._plan, self._commit = spent.watch("plan", super().plan), spent.watch("commit", super().commit)
+        self._plan = spent.watch("plan", super().plan)
+        self._commit = spent.watch("commit", super().commit_alike)
         return self
 
     def plan(self) -> Step | None:
         return self._plan()  # type: ignore[no-any-return]
 
-    def commit(self, step: Step, sampled: Mapping[int, Sampled]) -> list[Emitted]:
-        return self._commit(step, sampled)  # type: ignore[no-any-return]
+    def commit_alike(self, step: Step, result: Sampled) -> list[Emitted]:
+        return self._commit(step, result)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -97,18 +98,17 @@ def measure(scenario: Scenario, times: StepTime, chunk: int, requests: int, repe
     places = scenario.concurrency or 1
     # Room for all of them: what is preempted depends on the cache, not on the simulator.
     pages = 2 * places * -(-scenario.most_tokens // PAGE)
-    wish = {"pages": pages, "page_size": PAGE, "max_num_seqs": places}
-    wish["max_num_batched_tokens"] = max(chunk, places)
-    watched = WatchedServer(**wish)
+    server = Server(pages, PAGE, places, max(chunk, places))
+    watched = WatchedServer(pages, PAGE, places, max(chunk, places))
 
     def step_s(step: Step) -> float:
         return times.seconds(composition(step))
 
-    once(scenario, Server(**wish), step_s, 1)  # warm
+    once(scenario, server, step_s, 1)  # warm
     us, ratios = [], []
     for _ in range(repeats):
         begin = time.thread_time()
-        seen = once(scenario, Server(**wish), step_s, requests)
+        seen = once(scenario, server, step_s, requests)
         taken_s = time.thread_time() - begin
         us.append(taken_s / seen.steps * 1e6)
         ratios.append(seen.ended_s / taken_s)

@@ -82,26 +82,36 @@ class PrefixTree:
                 if not node.children:
                     self._offer(node)
 
-    def insert(self, salt: str, parent: Node | None, chunk: Chunk, page: int, giver: Allocation) -> Node:
-        """The node for ``chunk`` below ``parent`` (None: the root of ``salt``), held once for the caller.
+    def insert(
+        self, salt: str, parent: Node | None, chunks: Sequence[Chunk], pages: Sequence[int], giver: Allocation
+    ) -> list[Node]:
+        """The nodes for ``chunks``, one below the other under ``parent`` (None: the root of ``salt``), each
+        held once for the caller.
 
-        ``page`` moves from ``giver`` to the tree, unless the chunk is there already: then the node has
-        another page and ``giver`` keeps its own.
+        ``pages`` move from ``giver`` to the tree, but for chunks that are there already: those nodes have
+        other pages and ``giver`` keeps its own.
         """
-        if parent is None:
-            parent = self._roots.get(salt)
-            if parent is None:
-                parent = self._roots[salt] = Node(salt, None, (), -1, -1)
-        node = parent.children.get(chunk)
-        if node is not None:
-            self.hold((node,))
-            return node
-        giver.move(page, self.own)
-        node = parent.children[chunk] = Node(salt, parent, chunk, page, self._serial)
-        node.refs = 1
-        self._nodes[self._serial] = node
-        self._serial += 1
-        return node
+        node = parent or self._roots.get(salt)
+        if node is None:
+            node = self._roots[salt] = Node(salt, None, (), -1, -1)
+        path: list[Node] = []
+        for chunk in chunks:
+            known = node.children.get(chunk)
+            if known is None:
+                break
+            path.append(known)
+            node = known
+        self.hold(path)
+        there = len(path)
+        giver.move(pages[there:], self.own)
+        for chunk, page in zip(chunks[there:], pages[there:], strict=True):
+            below = node.children[chunk] = Node(salt, node, chunk, page, self._serial)
+            below.refs = 1
+            self._nodes[self._serial] = below
+            self._serial += 1
+            path.append(below)
+            node = below  # nothing is below a node that is new
+        return path
 
     def evict(self, count: int) -> int:
         """Free up to ``count`` unheld pages, leaf by leaf: least recently used first, ties by insertion."""
@@ -199,7 +209,8 @@ class PageTable:
 
     def grow(self, count: int) -> None:
         """``count`` more pages of its own, evicting for them; CapacityError when ``tree.room`` is less."""
-        self.tree.evict(count - self.tree.pool.free)
+        if count > self.tree.pool.free:
+            self.tree.evict(count - self.tree.pool.free)
         self.pages += self.own.take(count)
 
     def share(self, tokens: Sequence[int], computed: int) -> Allocation | None:
@@ -210,18 +221,20 @@ class PageTable:
         """
         if computed > len(tokens):
             raise IntegrityError(f"{self.own.name}: {computed} tokens computed, {len(tokens)} known")
-        size = self.tree.page_size
-        spare: Allocation | None = None
-        for index in range(len(self.nodes), computed // size):
-            page = self.pages[index]
-            chunk = tuple(tokens[index * size : (index + 1) * size])
-            parent = self.nodes[-1] if self.nodes else None
-            node = self.tree.insert(self.salt, parent, chunk, page, self.own)
-            self.nodes.append(node)
-            if node.page != page:
-                spare = spare or self.tree.pool.open(f"spare pages of {self.own.name}")
-                self.own.move(page, spare)
-                self.pages = (*self.pages[:index], node.page, *self.pages[index + 1 :])
+        size, begin, end = self.tree.page_size, len(self.nodes), computed // self.tree.page_size
+        if begin >= end:
+            return None
+        chunks = [tuple(tokens[index * size : (index + 1) * size]) for index in range(begin, end)]
+        parent = self.nodes[-1] if begin else None
+        pages = self.pages[begin:end]
+        path = self.tree.insert(self.salt, parent, chunks, pages, self.own)
+        self.nodes += path
+        shared = tuple([node.page for node in path])
+        if shared == pages:
+            return None
+        spare = self.tree.pool.open(f"spare pages of {self.own.name}")
+        self.own.move([page for page, other in zip(pages, shared, strict=True) if page != other], spare)
+        self.pages = self.pages[:begin] + shared + self.pages[end:]
         return spare
 
     def check(self) -> None:
