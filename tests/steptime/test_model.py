@@ -11,7 +11,7 @@ from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
 from fullbore.model.traffic import step_traffic
 from fullbore.steptime.factors import Deviation, Factors
-from fullbore.steptime.layout import parse_layout, possible_layouts
+from fullbore.steptime.layout import Layout, parse_layout, possible_layouts
 from fullbore.steptime.model import Setting, StepTime
 from fullbore.steptime.network import RECIPES
 from fullbore.steptime.step import Step, pairs
@@ -39,6 +39,19 @@ def model(
 
 def decodes(count: int, context: int) -> Step:
     return Step.of([context] * count)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 600), st.integers(1, 300), LAYOUTS, st.integers(1, 4000))
+def test_a_batch_above_the_largest_graph_waits_for_its_launches(
+    count: int, captured: int, layout: Layout, context: int
+) -> None:
+    """``captured`` counts a group's sequences; launches bound a step from below and add nothing to it."""
+    setting = Setting(CONFIG, find_server("8xMI300X"), layout, RECIPES["fp8"])
+    replayed = StepTime(setting, FACTORS).seconds(decodes(count, context))
+    found = StepTime(setting, FACTORS, captured=captured).seconds(decodes(count, context))
+    launches_s = CONFIG.num_hidden_layers * FACTORS.eager_us * 1e-6
+    assert found == (max(replayed, launches_s) if count > captured * layout.dp else replayed)
 
 
 @pytest.mark.parametrize(

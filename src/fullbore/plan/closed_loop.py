@@ -182,7 +182,8 @@ class _Loop:
             ahead = max(1, math.ceil((self.arriving[0][0] - self.now_s) / first_s))
             looks = -(-(self.unread + ahead) // self.poll)
             count = min(count, looks * self.poll - self.unread)
-        # The time is linear in the context: the middle step's, times the count, is their sum.
+        # The time is linear in the context, above what the host needs to launch a step: the middle step's,
+        # times the count, is their sum.
         middle = self.context + growth * (count - 1) / 2
         self._advance(count * self.seconds(Step(running, middle, 0, 0.0, running)))
         self.row_steps += count * running

@@ -63,7 +63,7 @@ class Trial:
     @cached_property
     def model(self) -> StepTime:
         """Built once: it remembers the times of token counts."""
-        return StepTime(self.setting, self.profile.factors)
+        return StepTime(self.setting, self.profile.factors, captured=self.profile.policy.captured)
 
     @property
     def gained(self) -> float:
