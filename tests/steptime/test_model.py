@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,7 +109,7 @@ def test_more_decodes_or_context_take_longer(
 @settings(max_examples=60, deadline=None)
 @given(SERVERS, STEPS, st.integers(1, 8192), st.integers(0, 30_000))
 def test_another_chunk_takes_longer(server: str, step: Step, new: int, before: int) -> None:
-    more = replace(
+    more = msgspec.structs.replace(
         step,
         prefill_tokens=step.prefill_tokens + new,
         prefill_pairs=step.prefill_pairs + pairs(new, before),

@@ -103,7 +103,9 @@ class StepTime:
 
     def seconds(self, step: Step) -> float:
         """The expected time of ``step``."""
-        total = self._by_tokens(step)[0] + step.context * self._context_s + self._pairs_s(step)
+        total = self._by_tokens(step)[0] + step.context * self._context_s
+        if step.prefill_pairs:
+            total += self._pairs_s(step)
         # Only decodes are replayed from a graph, and only in batches that there is one for; the host launches
         # every kernel of other steps.
         eager = step.prefill_tokens or step.decodes > self._replayed
