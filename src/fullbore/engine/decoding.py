@@ -8,6 +8,7 @@ in a step are known beforehand, by where they stand in a page and by their lengt
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fullbore.engine.prefix import PageTable
@@ -20,7 +21,8 @@ from fullbore.errors import IntegrityError
 class Advance:
     """One step of all of them. ``tables``: their page tables, which a preemption may replace before the step
     is committed. ``filled``: whose token is the last of a page, and how many tokens it has computed then.
-    ``over``: who has no token to wait for after this one.
+    ``over``: who has no token to wait for after this one. ``ends``: tokens that end any of them. ``takes``:
+    appends to each one's tokens.
     """
 
     decodes: Decodes
@@ -28,6 +30,20 @@ class Advance:
     tables: tuple[PageTable, ...]
     filled: tuple[tuple[Request, PageTable, int], ...]
     over: tuple[Request, ...]
+    ends: frozenset[int]
+    takes: tuple[Callable[[int], None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """What steps share until somebody joins or leaves."""
+
+    numbers: tuple[int, ...] = ()
+    bases: tuple[int, ...] = ()
+    requests: tuple[Request, ...] = ()
+    tables: tuple[PageTable, ...] = ()
+    ends: frozenset[int] = frozenset()
+    takes: tuple[Callable[[int], None], ...] = ()
 
 
 class Decoding:
@@ -44,10 +60,8 @@ class Decoding:
         # By the remainder of the ticks at which they begin a page, and by those at which they are over.
         self._begins: list[list[Request]] = [[] for _ in range(page_size)]
         self._over: dict[int, list[Request]] = {}
-        # What steps share until somebody joins or leaves, and until a table changes.
-        self._members: tuple[tuple[int, ...], tuple[int, ...], tuple[Request, ...], tuple[PageTable, ...]]
-        self._members = (), (), (), ()
-        self._page_column: tuple[tuple[int, ...], ...] = ()
+        self._members = _Members()
+        self._page_column: tuple[tuple[int, ...], ...] = ()  # until a table changes
         self._other_members = self._other_pages = False
 
     def __len__(self) -> int:
@@ -103,25 +117,34 @@ class Decoding:
         """All get a token in ``step``; who is over then must leave before the next."""
         tick, requests = self._ticks, self._requests
         if self._other_members:
-            self._members = (
+            self._members = _Members(
                 tuple([request.id for request in requests]),
                 tuple([request.base or 0 for request in requests]),
                 tuple(requests),
                 tuple(self._tables),
+                frozenset().union(*[request.ends for request in requests]),
+                tuple([request.tokens.append for request in requests]),
             )
             self._other_members = False
         if self._other_pages:
             self._page_column = tuple(self._pages)
             self._other_pages = False
-        numbers, bases, members, tables = self._members
+        members = self._members
         self._ticks = after = tick + 1
         self._last_step = step
         filled = []
         for request in self._begins[after % self._size]:
             if request.base is not None and request.table is not None:
                 filled.append((request, request.table, request.base + after))
-        over = tuple(self._over.get(after, ()))
-        return Advance(Decodes(numbers, bases, tick, self._page_column), members, tables, tuple(filled), over)
+        return Advance(
+            Decodes(members.numbers, members.bases, tick, self._page_column),
+            members.requests,
+            members.tables,
+            tuple(filled),
+            tuple(self._over.get(after, ())),
+            members.ends,
+            members.takes,
+        )
 
     def check(self) -> None:
         """Every column says what the requests say; else IntegrityError."""

@@ -26,10 +26,13 @@ class Flight:
 
 
 class Flights:
-    """Steps land in the order in which they were launched; ``landed`` is the number of the last that did."""
+    """Steps land in the order in which they were launched; ``landed`` is the number of the last that did.
+
+    ``interrupted``: up to this number, rows of flying steps may be of requests that ended since.
+    """
 
     def __init__(self) -> None:
-        self.landed = 0
+        self.landed = self.interrupted = 0
         self._flying: deque[Flight] = deque()
         self._retiring: list[tuple[int, Held]] = []  # closed when that step has landed
 
@@ -75,3 +78,8 @@ class Flights:
             self._retiring = [entry for entry in self._retiring if entry[0] > self.landed]
             for held in due:
                 held.close()
+
+    def check(self) -> None:
+        """Nothing waits for a step that will never land; else IntegrityError."""
+        if self._retiring and not self._flying:
+            raise IntegrityError(f"{len(self._retiring)} sets of pages wait for a step, and none is launched")

@@ -166,13 +166,7 @@ class Scheduler:
         A row that should have sampled and is not in ``sampled`` ends its request with an error.
         """
         flight = self._land(step, sampled.get)
-        decodes = zip(flight.decodes.requests, flight.decodes.tables, strict=True)
-        events = [
-            self._take(request, table, sampled.get(request.id))
-            for request, table in decodes
-            if not request.finish  # else stopped, aborted or failed after this step was planned
-        ]
-        return events + self._commit_others(flight, sampled.get)
+        return self._take_all(flight, sampled.get) + self._commit_others(flight, sampled.get)
 
     def commit_alike(self, step: Step, result: Sampled) -> list[Emitted]:
         """``commit`` where each row that samples gave ``result``, whose token is all there is to it: for a
@@ -181,17 +175,14 @@ class Scheduler:
         Returns the events that end a request; each other row that samples stands for one token more.
         """
         flight = self._land(step, lambda _: result)
-        events: list[Emitted] = []
-        token, over, plain = result.token, flight.decodes.over, 0
-        for request, table in zip(flight.decodes.requests, flight.decodes.tables, strict=True):
-            if request.finish:
-                continue
-            if token in request.ends or (over and request in over):
-                events.append(self._take(request, table, result))
-            else:
-                request.tokens.append(token)
-                plain += 1
-        self._generated_tokens += plain
+        decodes, token = flight.decodes, result.token
+        if token in decodes.ends or step.number <= self._flights.interrupted:
+            events = self._take_all(flight, lambda _: result)
+        else:
+            for take in decodes.takes:
+                take(token)
+            self._generated_tokens += len(decodes.takes)
+            events = [self._say(request, result, "length") for request in decodes.over]
         events += self._commit_others(flight, lambda _: result)
         return [event for event in events if event.finish]
 
@@ -236,8 +227,7 @@ class Scheduler:
         for request in self._waiting:
             if request.table is not None or request.computed:
                 raise IntegrityError(f"request {request.id} waits and has pages")
-        if retiring and not len(self._flights):
-            raise IntegrityError(f"{len(retiring)} sets of pages wait for a step, and none is launched")
+        self._flights.check()
 
     def _row(self, request: Request, count: int) -> Planned:
         """Count these tokens of a running request as computed, and the next as known if it is sampled."""
@@ -279,8 +269,7 @@ class Scheduler:
 
     def _preempt(self) -> None:
         """The youngest running request gives its pages back and waits, before all others."""
-        request = self._running.all[-1]
-        self._waiting.appendleft(request)
+        self._waiting.appendleft(request := self._running.all[-1])
         self._release(request)
         request.cached = request.computed = 0
         self._preemptions += 1
@@ -339,6 +328,14 @@ class Scheduler:
                 self._share(request, table, computed)
         return flight
 
+    def _take_all(self, flight: Flight, get: Callable[[int], Sampled | None]) -> list[Emitted]:
+        """The decodes."""
+        return [
+            self._take(request, table, get(request.id))
+            for request, table in zip(flight.decodes.requests, flight.decodes.tables, strict=True)
+            if not request.finish  # else stopped, aborted or failed after this step was planned
+        ]
+
     def _commit_others(self, flight: Flight, get: Callable[[int], Sampled | None]) -> list[Emitted]:
         """The rows after the decodes; then pages that this flight was the last to touch are free."""
         events: list[Emitted] = []
@@ -369,12 +366,16 @@ class Scheduler:
             finish = "length"
         if not (finish or result.top) and request.announced:
             return Emitted(request.id, token, "", result.logprob)
+        return self._say(request, result, finish)
+
+    def _say(self, request: Request, result: Sampled, finish: str) -> Emitted:
+        """The event of a token that was taken; the request's last if it has a ``finish``."""
         top = [TokenLogprob(token, logprob) for token, logprob in result.top]
         cached = 0 if request.announced else request.hit
         request.announced = True
         if finish:
             self._forget(request, finish)
-        return Emitted(request.id, token, finish, result.logprob, top, cached)
+        return Emitted(request.id, result.token, finish, result.logprob, top, cached)
 
     def _end(self, request: Request, finish: str, message: str = "") -> Emitted:
         """End a request without a token."""
@@ -388,6 +389,8 @@ class Scheduler:
             self._waiting.remove(request)
         else:
             self._release(request)
+        if request.last_step > self._flights.landed:
+            self._flights.interrupted = max(self._flights.interrupted, request.last_step)
         if request.started:
             self._ended.append(request.id)
 
