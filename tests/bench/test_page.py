@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from test_result_files import FILES, result
 
-from fullbore.bench.page import MOST_ROWS, page
 from fullbore.bench.read import read_results
-from fullbore.bench.report import Result
+from fullbore.results.page import MOST_ROWS, page
+from fullbore.results.result import Result
 
 HOSTILE = '</script><img src=x onerror="document.title=1"> <!-- \u2028 &amp; {{}}'
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from fullbore.bench.client import Target
 from fullbore.bench.load import Load
-from fullbore.bench.page import page, write_page
 from fullbore.bench.read import read_results
-from fullbore.bench.report import Result
+from fullbore.bench.report import result_of
+from fullbore.results.page import page, write_page
+from fullbore.results.result import Result
 from fullbore.scenario.arrival import ClosedLoop
 from fullbore.scenario.metrics import CANCELLED, Record, Spread
 from fullbore.scenario.scenario import load_scenario
@@ -37,7 +38,7 @@ def result(concurrency: int = 4, count: int = 60, text: str = "m") -> Result:
     made.append(Record(count + 1, 4, 10, 1.0, 1.6, (1.2, 1.3), 4, 2, outcome=CANCELLED))
     scenario = replace(load_scenario("dialog"), arrival=ClosedLoop(concurrency))
     target = Target("http://127.0.0.1:1", text, 100, 4096, "mock", "fp8")
-    return Result.of(scenario, concurrency, target, Load(tuple(made), Spread(3, 0.1, 0.1, 0.2, 0.3, 0.4)))
+    return result_of(scenario, concurrency, target, Load(tuple(made), Spread(3, 0.1, 0.1, 0.2, 0.3, 0.4)))
 
 
 class Parsed(HTMLParser):

@@ -10,11 +10,12 @@ from fullbore.bench.client import Target
 from fullbore.bench.compare import Run, compare
 from fullbore.bench.load import Load
 from fullbore.bench.read import read_results
-from fullbore.bench.report import Result
-from fullbore.bench.result_file import write_json
-from fullbore.bench.table import console, report
+from fullbore.bench.report import result_of
 from fullbore.cli import main
 from fullbore.errors import FullboreError
+from fullbore.results.result import Result
+from fullbore.results.result_file import write_json
+from fullbore.results.table import console, report
 from fullbore.scenario.arrival import ClosedLoop
 from fullbore.scenario.metrics import Record, Spread
 from fullbore.scenario.scenario import load_scenario
@@ -40,7 +41,7 @@ def result(concurrency: int = 4, tpot_s: float = 0.02, count: int = 80) -> Resul
     failed = Record(count, 4, 10, 1.0, 1.5, outcome="http 503", error="</script> busy")
     load = Load((*records(count, concurrency, 0.2, tpot_s), failed), Spread(3, 0.1, 0.1, 0.2, 0.3, 0.4))
     scenario = replace(load_scenario("dialog"), arrival=ClosedLoop(concurrency))
-    return Result.of(scenario, concurrency, TARGET, load, told={"version": "1.2", "api_key": "hidden"})
+    return result_of(scenario, concurrency, TARGET, load, told={"version": "1.2", "api_key": "hidden"})
 
 
 def test_a_file_holds_what_was_measured(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from fullbore.bench import identity
 from fullbore.bench.client import COMPLETIONS, Client, Target
 from fullbore.bench.load import Live, Load
 from fullbore.bench.progress import progress
-from fullbore.bench.report import Result
+from fullbore.bench.report import result_of
 from fullbore.bench.workers import drive_across, processes_for
 from fullbore.errors import FullboreError, UsageError
+from fullbore.results.identity import Machine
+from fullbore.results.result import Result
 from fullbore.scenario.arrival import Arrival, ClosedLoop, OpenLoop
 from fullbore.scenario.prompt import RandomTokens, RandomWords
 from fullbore.scenario.scenario import Scenario
@@ -106,11 +108,11 @@ class Measuring:
         if warmed.interrupted:
             return None, True
         _check_warm(warmed, self.target)
-        machine = identity.Machine.here()
+        machine = Machine.here()
         load = await self._drive(scenario, count, stream)
         if not load.records:
             return None, load.interrupted
-        result = Result.of(
+        result = result_of(
             scenario,
             slots,
             self.target,

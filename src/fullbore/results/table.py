@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fullbore import screen
-from fullbore.bench.notes import notes
-from fullbore.bench.report import OURS, Result
+from fullbore.results.notes import notes
+from fullbore.results.result import OURS, Result
 from fullbore.scenario.confidence import Interval
 from fullbore.scenario.metrics import Spread
 
@@ -44,7 +44,8 @@ def heading(result: Result) -> str:
         if limits
         else ""
     )
-    told = f" ({', '.join(filter(None, (result.tool, result.source)))})" if _elsewhere(result) else ""
+    origin = ("simulated" if result.simulated else "", result.tool, result.source)
+    told = f" ({', '.join(filter(None, origin))})" if _elsewhere(result) else ""
     return f"{result.scenario.summary}{kept}{told}"
 
 

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fullbore.bench.files import replace_file
-from fullbore.bench.notes import notes
-from fullbore.bench.report import OURS, Result
+from fullbore.results.files import replace_file
+from fullbore.results.notes import notes
+from fullbore.results.result import OURS, Result
 from fullbore.scenario.confidence import Interval
 from fullbore.scenario.histogram import GROWTH, Histogram
 from fullbore.scenario.metrics import Spread, percentile

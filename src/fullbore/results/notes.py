@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from fullbore.bench.report import Result
+from fullbore.results.result import TITLES, Result
 
 LITTLES_LAW_LOW, LITTLES_LAW_HIGH = 0.9, 1.02
 
@@ -15,6 +15,9 @@ def notes(results: Sequence[Result]) -> list[str]:
 def _notes(result: Result) -> Iterator[str]:
     got, lag = result.figures, result.lag_ms
     where = f"{result.scenario.name} at {result.point}"
+    if result.simulated:
+        yield f"simulated, not measured: {result.simulated.describe()}"
+        yield from _doubt(result, where)
     if result.ended_early:
         cancelled = f"; {got.requests_cancelled} cancelled in flight" if got.requests_cancelled else ""
         yield f"{where}: {result.ended_early}{cancelled}"
@@ -41,6 +44,17 @@ def _notes(result: Result) -> Iterator[str]:
         yield "prompts were random words: the server does not say its vocabulary's size (see --vocab)"
     for remark in result.remarks:
         yield f"{result.tool}: {remark}"
+
+
+def _doubt(result: Result, where: str) -> Iterator[str]:
+    """What the figures may be off by, beside chance."""
+    told = [
+        f"{title} {span[0]:.4g} to {span[1]:.4g}"
+        for name, title in TITLES.items()
+        if (span := result.model_range(name)) is not None
+    ]
+    if told:
+        yield f"{where}: by the model's own account 80 of 100 truths lie in {', '.join(told)}"
 
 
 def _law(result: Result, where: str) -> Iterator[str]:
