@@ -20,11 +20,9 @@ from fullbore.results.identity import Machine
 from fullbore.results.result import Result
 from fullbore.scenario.arrival import Arrival, ClosedLoop, OpenLoop
 from fullbore.scenario.prompt import RandomTokens, RandomWords
+from fullbore.scenario.protocol import stream_of, usual_count
 from fullbore.scenario.scenario import Scenario
 
-FEWEST_REQUESTS = 8
-REQUESTS_PER_SLOT = 4
-OPEN_LOOP_S = 60.0  # of arrivals, unless told how many
 WARM_UP_TOKENS = 8
 WARM_UP_OPEN = 4  # requests before an open loop, which says nothing of how many run at once
 
@@ -99,8 +97,8 @@ class Measuring:
         ``requests``: see ``Bench``. Raises FullboreError when the warm-up finds that nothing works.
         """
         scenario = replace(self._bench.scenario, arrival=arrival)
-        count = requests or _count(scenario)
-        stream = f"{arrival.describe()}, run {self._runs}"
+        count = requests or usual_count(scenario)
+        stream = stream_of(arrival, self._runs)
         self._runs += 1
         slots = scenario.concurrency
         warm = scenario.warm_up(min(slots or WARM_UP_OPEN, count), WARM_UP_TOKENS)
@@ -155,15 +153,6 @@ class Measuring:
                 seconds=seconds,
                 live=live,
             )
-
-
-def _count(scenario: Scenario) -> int:
-    """How many conversations a load has unless told."""
-    if scenario.count is not None:
-        return scenario.count
-    if isinstance(scenario.arrival, OpenLoop):
-        return max(FEWEST_REQUESTS, math.ceil(OPEN_LOOP_S * scenario.arrival.rate_s))
-    return max(FEWEST_REQUESTS, REQUESTS_PER_SLOT * (scenario.concurrency or 1))
 
 
 def _check_warm(load: Load, target: Target) -> None:
