@@ -12,8 +12,6 @@ from fullbore.bench.measuring import Bench
 from fullbore.errors import UsageError
 from fullbore.scenario.arguments import add_load, add_scenario, arrivals_of, count, scenario_of, seconds
 
-MOST_REQUESTS = 10_000_000
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
