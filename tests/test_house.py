@@ -22,7 +22,7 @@ FLOORS = (
     ("ops",),
     ("results",),
     ("scenario", "hardware"),
-    ("flags", "screen"),
+    ("flags", "screen", "sheet"),
     ("errors", "__init__"),
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
@@ -51,6 +51,7 @@ TORCH_FREE = (
     "ops/sources.py",
     "results",
     "scenario",
+    "sheet",
     "steptime",
     "server",
     "bench",

@@ -53,6 +53,7 @@ class Comparison:
     rows: tuple[Row, ...]
     alone: tuple[str, ...]
     notes: tuple[str, ...]
+    simulated: bool  # whether any of them is
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -70,7 +71,10 @@ def compare(runs: Sequence[Run]) -> Comparison:
     ]
     rows = [Row(summary, point, _row(found)) for (summary, point), found in shared.items()]
     notes = [note for found in shared.values() for note in _unequal(runs, found)]
-    return Comparison(tuple(run.name for run in runs), tuple(rows), tuple(alone), tuple(dict.fromkeys(notes)))
+    simulated = any(result.simulated for run in runs for result in run.results)
+    return Comparison(
+        tuple(run.name for run in runs), tuple(rows), tuple(alone), tuple(dict.fromkeys(notes)), simulated
+    )
 
 
 def _row(found: Sequence[Result | None]) -> tuple[dict[str, Compared] | None, ...]:

@@ -42,7 +42,8 @@ def shown(found: Comparison) -> Group:
         parts.append(columns(_lines(found, row.of)))
     if not found.rows:
         parts.append(Text("The files have no scenario and load in common.", style="yellow"))
-    parts.append(Text("\n~ : within what chance may do (95 %)\n", style="dim"))
+    doubt = ", and models by their own account," if found.simulated else ""
+    parts.append(Text(f"\n~ : within what chance{doubt} may do (95 %)\n", style="dim"))
     parts += [Text(f"note: {note}", style="yellow") for note in (*found.alone, *found.notes)]
     return Group(*parts)
 
@@ -52,10 +53,10 @@ def _lines(found: Comparison, of: tuple[dict[str, Compared] | None, ...]) -> Ite
         if figures is not None:
             yield {"run": name} | {
                 key: text
-                for figure, title in TITLES.items()
+                for place, (figure, title) in enumerate(TITLES.items())
                 for key, text in (
                     (title, number(figures[figure].value)),
-                    (f"x{' ' * len(title)}", _ratio(figures[figure])),
+                    ("x" + " " * place, _ratio(figures[figure])),
                 )
             }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from fullbore.results.result import TITLES, Result
+from fullbore.results.result import Result
 
 LITTLES_LAW_LOW, LITTLES_LAW_HIGH = 0.9, 1.02
 
@@ -17,7 +17,6 @@ def _notes(result: Result) -> Iterator[str]:
     where = f"{result.scenario.name} at {result.point}"
     if result.simulated:
         yield f"simulated, not measured: {result.simulated.describe()}"
-        yield from _doubt(result, where)
     if result.ended_early:
         cancelled = f"; {got.requests_cancelled} cancelled in flight" if got.requests_cancelled else ""
         yield f"{where}: {result.ended_early}{cancelled}"
@@ -44,17 +43,6 @@ def _notes(result: Result) -> Iterator[str]:
         yield "prompts were random words: the server does not say its vocabulary's size (see --vocab)"
     for remark in result.remarks:
         yield f"{result.tool}: {remark}"
-
-
-def _doubt(result: Result, where: str) -> Iterator[str]:
-    """What the figures may be off by, beside chance."""
-    told = [
-        f"{title} {span[0]:.4g} to {span[1]:.4g}"
-        for name, title in TITLES.items()
-        if (span := result.model_range(name)) is not None
-    ]
-    if told:
-        yield f"{where}: by the model's own account 80 of 100 truths lie in {', '.join(told)}"
 
 
 def _law(result: Result, where: str) -> Iterator[str]:

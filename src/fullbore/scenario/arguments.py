@@ -20,8 +20,8 @@ from fullbore.scenario.trace_file import FORMATS
 MOST_REQUESTS = 10_000_000
 
 
-def add_scenario(add: Callable[..., Any]) -> None:
-    """``add``: ``add_argument`` of a parser or a group."""
+def add_scenario(add: Callable[..., Any], seed: int | None = None) -> None:
+    """``add``: ``add_argument`` of a parser or a group. seed: unless given; None: another one every time."""
     add(
         "--scenario",
         default="dialog",
@@ -46,7 +46,9 @@ def add_scenario(add: Callable[..., Any]) -> None:
     add(
         "--seed",
         type=int,
-        help="repeat the prompts of a run (default: fresh ones that no prefix cache has seen)",
+        default=seed,
+        help="repeat the requests of a run (default: "
+        + ("fresh ones that no prefix cache has seen)" if seed is None else f"{seed})"),
     )
     add("--ttft", type=duration, metavar="TIME", help="limit instead of the scenario's, such as 2.01s")
     add("--tpot", type=duration, metavar="TIME", help="limit instead of the scenario's, such as 93ms")
