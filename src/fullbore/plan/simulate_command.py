@@ -3,7 +3,7 @@
 import argparse
 
 from fullbore.plan.arguments import add_server, add_way, way_of
-from fullbore.plan.modelled import Modelled
+from fullbore.plan.virtual import VirtualServer
 from fullbore.results.files import check_writable
 from fullbore.results.result import Result
 from fullbore.results.result_file import as_text
@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
             check_writable(path, flag)
     way, scenario = way_of(args), scenario_of(args)
     served = args.scheduler == "fullbore" or way.profile.engine == "fullbore"
-    modelled = Modelled(way, args.config, scenario, served, args.seconds)
+    server = VirtualServer(way, args.config, scenario, served, args.seconds)
     results: list[Result] = []
     for number, arrival in enumerate(arrivals_of(args) or (scenario.arrival,)):
-        results.append(modelled.run(arrival, number, args.requests))
+        results.append(server.run(arrival, number, args.requests))
         save(results, args.save, args.html, console(stderr=True))
     if args.json:
         print(as_text(results), end="")

@@ -31,7 +31,7 @@ PAGE_SIZE = 16  # tokens, as `fullbore serve` has
 
 
 @dataclass(frozen=True)
-class Modelled:
+class VirtualServer:
     """``scenario`` on ``way``.
 
     model: its name. served: by the scheduler of ``fullbore serve``, else by the engine's rules in counts.
