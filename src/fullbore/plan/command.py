@@ -20,11 +20,14 @@ from fullbore.plan.arguments import (
 )
 from fullbore.plan.demand import demand_of
 from fullbore.plan.launch import launchable
+from fullbore.plan.next_steps import next_steps
 from fullbore.plan.page import page
 from fullbore.plan.people import MOST_PEOPLE, Habits
+from fullbore.plan.plots import plan_sheet
 from fullbore.plan.search import search
 from fullbore.plan.space import USUAL_CHUNKS, Space, layouts_of, trials, usual_recipes
 from fullbore.plan.staffing import INSIDE
+from fullbore.results.files import check_writable, replace_file
 from fullbore.scenario.scenario import PERCENTILES, load_scenario, scenario_names
 from fullbore.steptime.layout import check_layout, parse_layout
 from fullbore.steptime.network import CACHE_BYTES, RECIPES, find_recipe
@@ -43,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_server(add)
     add("--json", action="store_true", help="print one JSON object")
+    add("--html", default="", metavar="FILE", help="write one page with plots there")
     asked = parser.add_argument_group("what is asked of it")
     asked.add_argument(
         "--scenario",
@@ -110,7 +114,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.html:
+        check_writable(args.html, "--html")
     found = plan_from(args)
+    if args.html:
+        asked = [
+            (name, part.demand, part.best.concurrency)
+            for name, part in zip(dict.fromkeys(args.scenario), found.parts, strict=True)
+        ]
+        replace_file(args.html, plan_sheet(found, next_steps(found.trial, asked)))
     if args.json:
         print(json.dumps(as_json(found), indent=1))
     else:

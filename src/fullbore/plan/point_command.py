@@ -2,17 +2,24 @@
 
 import argparse
 import json
+import math
 
 from fullbore import screen
 from fullbore.errors import UsageError
 from fullbore.flags import whole_number
 from fullbore.plan.arguments import MOST_COUNT, add_server, add_way, count, share, way_of
 from fullbore.plan.closed_loop import Load
-from fullbore.plan.demand import REQUESTS_PER_SLOT
+from fullbore.plan.demand import REQUESTS_PER_SLOT, Demand
+from fullbore.plan.launch import launch, launchable
+from fullbore.plan.next_steps import next_steps
+from fullbore.plan.plots import point_sheet
 from fullbore.plan.point import Point, as_json, predict
 from fullbore.plan.point_page import page
+from fullbore.plan.trial import Trial
+from fullbore.results.files import check_writable, replace_file
 from fullbore.scenario.arrival import MOST_CONCURRENCY
 from fullbore.scenario.lengths import MOST_TOKENS
+from fullbore.scenario.scenario import Limits
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +38,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=_concurrency, required=True, metavar="N", help="requests in flight")
     add("--requests", type=count, metavar="N", help=f"in all (default {REQUESTS_PER_SLOT} a slot)")
     add("--json", action="store_true", help="print one JSON object")
+    add("--html", default="", metavar="FILE", help="write one page with plots there")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.html:
+        check_writable(args.html, "--html")
     point = predict_from(args)
+    if args.html:
+        replace_file(args.html, _sheet(point))
     if args.json:
         print(json.dumps(as_json(point), indent=1))
     else:
         screen.console(80, 110).print(page(point))
     return 0
+
+
+def _sheet(point: Point) -> str:
+    trial = Trial(point.setting, point.profile, point.memory, point.acceptance)
+    engine = point.profile.engine
+    launches = [launch(engine, trial, point.load.concurrency)] if engine in launchable() else []
+    load = point.load
+    demand = Demand(
+        "point", load.input_tokens, load.output_tokens, load.length_range, Limits(math.inf, math.inf)
+    )
+    return point_sheet(point, launches, next_steps(trial, [("", demand, load.concurrency)]))
 
 
 def predict_from(args: argparse.Namespace) -> Point:
