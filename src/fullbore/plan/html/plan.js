@@ -170,7 +170,7 @@
   // ---- what it is spent on
 
   function split() {
-    const made = card(section("Where the time of a token goes"), "Parts of the TPOT", "The dark line is the floor: touched weights and the cache, once through memory.", true);
+    const made = card(section("Where the time of a token goes"), "Parts of the TPOT", "The line across is the floor: touched weights and the cache, once through memory.", true);
     const least = Math.max(...parts.flatMap((part) => [sum(part), part.floor_ms]));
     const rows = parts.map((part) => {
       const total = sum(part), inOrder = [...part.split].sort(([a], [b]) => kinds.indexOf(a) - kinds.indexOf(b));

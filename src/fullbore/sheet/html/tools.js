@@ -114,7 +114,7 @@ const sheet = (() => {
       for (const [value, paint, told, text] of row.parts) {
         const x = toX(from), wide = Math.max(0, toX(from + value) - x - 1);
         tell(make(svg, "rect", { x, y, width: wide, height: tall, rx: 2, fill: paint, opacity: 0.9 }), told);
-        if (text && wide > 7 * text.length + 6) make(svg, "text", { class: "on", x: x + wide / 2, y: y + tall / 2 + 4, "text-anchor": "middle" }, text);
+        if (text && wide > 7 * text.length + 6) make(svg, "text", { class: paint === "var(--wait)" ? "name" : "on", x: x + wide / 2, y: y + tall / 2 + 4, "text-anchor": "middle" }, text);
         from += value;
       }
       make(svg, "text", { class: "name", x: toX(from) + 6, y: y + tall / 2 + 4 }, row.after);
