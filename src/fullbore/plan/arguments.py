@@ -33,10 +33,17 @@ class Way:
     used_share: float | None
 
 
-def add_server(add: Callable[..., Any], required: bool = False) -> None:
-    """What is run on what. ``add``: ``add_argument`` of a parser or a group."""
+def add_server(add: Callable[..., Any], default: str | None = None, required: bool = True) -> None:
+    """What is run on what. ``add``: ``add_argument`` of a parser or a group. default: where no server is
+    named."""
     known = ", ".join(device.name for device in catalogue())
-    add("--server", required=required, metavar="NxDEVICE", help=f"such as 8xMI300X; devices: {known}")
+    add(
+        "--server",
+        required=required,
+        default=default,
+        metavar="NxDEVICE",
+        help=f"such as 8xMI300X{f' (default: {default})' if default else ''}; devices: {known}",
+    )
     add(
         "--catalogue",
         type=Path,
@@ -44,7 +51,7 @@ def add_server(add: Callable[..., Any], required: bool = False) -> None:
         help="more devices and servers, as fullbore inspect machine --write makes them",
     )
     add("--engine", default="fullbore", metavar="NAME[@VERSION]", help="fullbore, sglang or trtllm")
-    add("--config", default=DEEPSEEK_V3, metavar="NAME|FILE", help="the model (default %(default)s)")
+    add("--config", metavar="NAME|FILE", help=f"the model (default {DEEPSEEK_V3})")
 
 
 def add_way(add: Callable[..., Any]) -> None:
@@ -78,14 +85,19 @@ def add_memory(add: Callable[..., Any]) -> None:
 def server_of(args: argparse.Namespace) -> tuple[ModelConfig, Server, Profile]:
     """What ``add_server`` asked for. UsageError for names that nobody knows."""
     table = with_file(args.catalogue) if args.catalogue else None
-    config, server = named_config(args.config), find_server(args.server, table)
+    config, server = named_config(model_name(args)), find_server(args.server, table)
     return config, server, find_profile(args.engine, server.device)
+
+
+def model_name(args: argparse.Namespace) -> str:
+    """Of ``--config``."""
+    return str(args.config or DEEPSEEK_V3)
 
 
 def way_of(args: argparse.Namespace) -> Way:
     """What ``add_server`` and ``add_way`` asked for. UsageError for what does not go together."""
     config, server, profile = server_of(args)
-    check_drafts(args.mtp, config, args.config)
+    check_drafts(args.mtp, config, model_name(args))
     policy = profile.policy
     policy = replace(
         policy,

@@ -13,6 +13,7 @@ from fullbore.plan.arguments import (
     add_server,
     check_drafts,
     counts,
+    model_name,
     number,
     server_of,
     share,
@@ -44,7 +45,7 @@ _HERE = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add_server(add)
+    add_server(add, required=False)
     add("--json", action="store_true", help="print one JSON object")
     add("--html", default="", metavar="FILE", help="write one page with plots there")
     asked = parser.add_argument_group("what is asked of it")
@@ -140,7 +141,7 @@ def plan_from(args: argparse.Namespace) -> Answer:
         for name in dict.fromkeys(args.scenario)
     ]
     drafts = tuple(args.mtp)
-    check_drafts(max(drafts), config, args.config)
+    check_drafts(max(drafts), config, model_name(args))
     if any(drafts) and args.acceptance is None:
         raise UsageError("--mtp needs --acceptance P, the share of drafts that are right in your texts")
     engines = args.command or ([profile.engine] if profile.engine in launchable() else [])

@@ -24,7 +24,7 @@ from fullbore.scenario.scenario import Limits
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add_server(add, required=True)
+    add_server(add)
     add_way(add)
     add("--input", type=_tokens, required=True, metavar="N", help="tokens of a prompt, at most")
     add("--output", type=_answer, required=True, metavar="N", help="tokens of an answer, at most")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from fullbore.plan.arguments import add_server, add_way, way_of
+from fullbore.plan.arguments import add_server, add_way, model_name, way_of
 from fullbore.plan.virtual import VirtualServer
 from fullbore.results.files import check_writable
 from fullbore.results.result import Result
@@ -15,7 +15,7 @@ _SCHEDULERS = ("engine", "fullbore")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_server(parser.add_argument, required=True)
+    add_server(parser.add_argument)
     add_way(parser.add_argument)
     parser.add_argument(
         "--scheduler",
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             check_writable(path, flag)
     way, scenario = way_of(args), scenario_of(args)
     served = args.scheduler == "fullbore" or way.profile.engine == "fullbore"
-    server = VirtualServer(way, args.config, scenario, served, args.seconds)
+    server = VirtualServer(way, model_name(args), scenario, served, args.seconds)
     results: list[Result] = []
     for number, arrival in enumerate(arrivals_of(args) or (scenario.arrival,)):
         results.append(server.run(arrival, number, args.requests))

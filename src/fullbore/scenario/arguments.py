@@ -30,7 +30,7 @@ def add_scenario(add: Callable[..., Any], seed: int | None = None) -> None:
     )
     add(
         "--scale",
-        type=_scale,
+        type=scale,
         default=Fraction(1),
         metavar="F",
         help="multiply the lengths, for instance with 1/8",
@@ -173,7 +173,8 @@ def seconds(text: str) -> float:
     return value
 
 
-def _scale(text: str) -> Fraction:
+def scale(text: str) -> Fraction:
+    """A flag that takes what lengths are multiplied with."""
     try:
         value = Fraction(text)
     except (ValueError, ZeroDivisionError):
