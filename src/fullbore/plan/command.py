@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterator
 
 from fullbore import screen
 from fullbore.errors import UsageError
@@ -21,7 +22,7 @@ from fullbore.plan.arguments import (
 )
 from fullbore.plan.demand import demand_of
 from fullbore.plan.launch import launchable
-from fullbore.plan.next_steps import next_steps
+from fullbore.plan.next_steps import NextStep, next_steps, way_flags
 from fullbore.plan.page import page
 from fullbore.plan.people import MOST_PEOPLE, Habits
 from fullbore.plan.plots import plan_sheet
@@ -119,16 +120,25 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.html, "--html")
     found = plan_from(args)
     if args.html:
-        asked = [
-            (name, part.demand, part.best.concurrency)
-            for name, part in zip(dict.fromkeys(args.scenario), found.parts, strict=True)
-        ]
-        replace_file(args.html, plan_sheet(found, next_steps(found.trial, asked)))
+        replace_file(args.html, plan_sheet(found, _next_steps(found, args)))
     if args.json:
         print(json.dumps(as_json(found), indent=1))
     else:
         screen.console(100, 140).print(page(found))
     return 0
+
+
+def _next_steps(found: Answer, args: argparse.Namespace) -> Iterator[NextStep]:
+    trial = found.trial
+    profile = trial.profile
+    way = way_flags(
+        trial.setting, profile.engine, profile.epoch, profile.policy, trial.held.used_share, trial.acceptance
+    )
+    names = dict.fromkeys(args.scenario)
+    return next_steps(
+        way,
+        [(name, each.demand, each.best.concurrency) for name, each in zip(names, found.parts, strict=True)],
+    )
 
 
 def plan_from(args: argparse.Namespace) -> Answer:

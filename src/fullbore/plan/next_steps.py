@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fullbore.plan.demand import Demand
-from fullbore.plan.trial import Trial
+from fullbore.steptime.model import Setting
+from fullbore.steptime.profiles import Policy
 
 
 @dataclass(frozen=True)
@@ -16,52 +17,52 @@ class NextStep:
     command: str
 
 
-def next_steps(trial: Trial, asked: Sequence[tuple[str, Demand, int]]) -> Iterator[NextStep]:
-    """asked: of each scenario its name or file ("": none, lengths alone), what was asked of it, and how many
-    are in flight."""
+def next_steps(way: str, asked: Sequence[tuple[str, Demand, int]]) -> Iterator[NextStep]:
+    """way: of ``way_flags``. asked: of each scenario the words after ``--scenario`` ("": lengths alone), what
+    was asked of it, and how many are in flight."""
     for _, demand, limit in asked:
         lengths = f"--input {demand.input_tokens} --output {demand.output_tokens}"
         ranged = f" --length-range {demand.length_range:g}" if demand.length_range < 1 else ""
         yield NextStep(
             f"{demand.name}, closely",
-            f"fullbore plan point {way_flags(trial)} {lengths}{ranged} --concurrency {limit}",
+            f"fullbore plan point {way} {lengths}{ranged} --concurrency {limit}",
         )
-    for name, demand, limit in asked:
-        file = f"{demand.name}-simulated.json"
+    for words, demand, limit in asked:
         yield NextStep(
             f"{demand.name}, simulated request by request",
-            f"fullbore plan simulate {way_flags(trial)} {_asked(name, demand, limit)} --save {file}",
+            f"fullbore plan simulate {way} {_asked(words, demand, limit)} "
+            f"--save {demand.name}-simulated.json",
         )
-    for name, demand, limit in asked:
+    for words, demand, limit in asked:
         measured, simulated = f"{demand.name}-measured.json", f"{demand.name}-simulated.json"
         yield NextStep(
             f"{demand.name}, measured on the server once it runs, and put beside the simulation",
-            f"fullbore bench http://SERVER:PORT {_asked(name, demand, limit)} --json {measured}\n"
+            f"fullbore bench http://SERVER:PORT {_asked(words, demand, limit)} --json {measured}\n"
             f"fullbore bench compare {measured} {simulated} --html {demand.name}.html",
         )
 
 
-def way_flags(trial: Trial) -> str:
-    """The flags that say how ``trial`` runs the model."""
-    setting, policy = trial.setting, trial.profile.policy
-    engine = trial.profile.engine + (f"@{trial.profile.epoch}" if trial.profile.epoch else "")
+def way_flags(
+    setting: Setting, engine: str, epoch: str, policy: Policy, used_share: float, acceptance: float
+) -> str:
+    """The flags of ``plan point`` and ``plan simulate`` that say how a model is run."""
     flags = (
-        f"--server {setting.server.name} --engine {engine} --layout {setting.layout} "
-        f"--weights {setting.recipe.name} --kv {setting.cache} --chunk {policy.chunk_tokens} "
-        f"--running {policy.most_running} --memory-fraction {trial.held.used_share:g}"
+        f"--server {setting.server.name} --engine {engine}{f'@{epoch}' if epoch else ''} "
+        f"--layout {setting.layout} --weights {setting.recipe.name} --kv {setting.cache} "
+        f"--chunk {policy.chunk_tokens} --running {policy.most_running} --memory-fraction {used_share:g}"
     )
-    return flags + (f" --mtp {setting.drafts} --acceptance {trial.acceptance:g}" if setting.drafts else "")
+    return flags + (f" --mtp {setting.drafts} --acceptance {acceptance:g}" if setting.drafts else "")
 
 
-def _asked(name: str, demand: Demand, limit: int) -> str:
+def _asked(words: str, demand: Demand, limit: int) -> str:
     """A plan's lengths are counted down from the scenario's, where they vary at all."""
-    words = [f"--scenario {name}"] if name else []
-    if not name or demand.length_range < 1:
-        words += [
+    flags = [f"--scenario {words}"] if words else []
+    if not words or demand.length_range < 1:
+        flags += [
             f"--input {_lengths(demand.input_tokens, demand.length_range)}",
             f"--output {_lengths(demand.output_tokens, demand.length_range)}",
         ]
-    return " ".join([*words, f"--concurrency {limit}"])
+    return " ".join([*flags, f"--concurrency {limit}"])
 
 
 def _lengths(most: int, length_range: float) -> str:

@@ -16,7 +16,6 @@ from fullbore.plan.point import Point, predict
 from fullbore.plan.trial import MOST_IN_FLIGHT, Trial
 from fullbore.screen import as_text
 from fullbore.sheet.sheet import Sheet
-from fullbore.steptime.profiles import Profile
 from fullbore.steptime.version import model_version
 
 SCRIPT = Path(__file__).with_name("html") / "plan.js"
@@ -49,7 +48,8 @@ def plan_sheet(found: Answer, steps: Iterable[NextStep]) -> str:
                 {"way": str(each.way.trial), "limits": list(each.way.limits), "why": each.why}
                 for each in found.losers
             ],
-            **_shared(trial.setting.server.device, trial.held, trial.profile, found.launches, steps),
+            **_shared(trial.setting.server.device, trial.held, found.launches, steps),
+            "profile": {"engine": trial.profile.title, "rests_on": trial.profile.rests_on},
             "notes": list(found.notes),
         },
         script=SCRIPT,
@@ -99,7 +99,8 @@ def point_sheet(point: Point, launches: Sequence[Launch], steps: Iterable[NextSt
             "peak": None,
             "inside": None,
             "losers": [],
-            **_shared(setting.server.device, point.memory, profile, launches, steps),
+            **_shared(setting.server.device, point.memory, launches, steps),
+            "profile": {"engine": profile.title, "rests_on": profile.rests_on},
             "notes": list(profile.notes),
         },
         script=SCRIPT,
@@ -175,7 +176,7 @@ def _lengths(input_tokens: int, output_tokens: int, length_range: float) -> str:
 
 
 def _shared(
-    device: Device, held: Memory, profile: Profile, launches: Sequence[Launch], steps: Iterable[NextStep]
+    device: Device, held: Memory, launches: Sequence[Launch], steps: Iterable[NextStep]
 ) -> dict[str, Any]:
     """What a plan and a point both tell."""
     small = held.device_bytes * _SMALL
@@ -199,7 +200,6 @@ def _shared(
         },
         "launches": [asdict(each) for each in launches],
         "steps": [asdict(each) for each in steps],
-        "profile": {"engine": profile.title, "basis": profile.basis, "rests_on": profile.rests_on},
         "figures": list(_device_figures(device)),
     }
 

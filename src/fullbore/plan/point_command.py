@@ -11,7 +11,7 @@ from fullbore.plan.arguments import MOST_COUNT, add_server, add_way, count, shar
 from fullbore.plan.closed_loop import Load
 from fullbore.plan.demand import REQUESTS_PER_SLOT, Demand
 from fullbore.plan.launch import launch, launchable
-from fullbore.plan.next_steps import next_steps
+from fullbore.plan.next_steps import next_steps, way_flags
 from fullbore.plan.plots import point_sheet
 from fullbore.plan.point import Point, as_json, predict
 from fullbore.plan.point_page import page
@@ -58,11 +58,14 @@ def _sheet(point: Point) -> str:
     trial = Trial(point.setting, point.profile, point.memory, point.acceptance)
     engine = point.profile.engine
     launches = [launch(engine, trial, point.load.concurrency)] if engine in launchable() else []
-    load = point.load
+    load, profile = point.load, point.profile
+    way = way_flags(
+        point.setting, engine, profile.epoch, profile.policy, point.memory.used_share, point.acceptance
+    )
     demand = Demand(
         "point", load.input_tokens, load.output_tokens, load.length_range, Limits(math.inf, math.inf)
     )
-    return point_sheet(point, launches, next_steps(trial, [("", demand, load.concurrency)]))
+    return point_sheet(point, launches, next_steps(way, [("", demand, load.concurrency)]))
 
 
 def predict_from(args: argparse.Namespace) -> Point:
