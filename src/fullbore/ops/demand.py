@@ -38,6 +38,11 @@ class Workload:
         """Every job once, in the order of the network."""
         return tuple(dict.fromkeys(job for group in self.groups for job in group))
 
+    @property
+    def device(self) -> str:
+        """What kernels are to run on."""
+        return next(job.device for job in self.jobs)
+
 
 @dataclass(frozen=True)
 class Call:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heappop, heappush
+from typing import Protocol
 
 from fullbore.steptime.profiles import Policy
 from fullbore.steptime.step import Step, pairs
@@ -46,6 +47,16 @@ def _drawn(input_tokens: int, output_tokens: int, length_range: float, count: in
     return [(draw(input_tokens, 1), draw(output_tokens, 2)) for _ in range(count)]
 
 
+class Asked(Protocol):
+    """What a loop needs to know of its load."""
+
+    @property
+    def concurrency(self) -> int: ...
+    @property
+    def requests(self) -> int: ...
+    def lengths(self) -> Sequence[tuple[int, int]]: ...
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What the client sees, in seconds, and what the steady half of the run is made of."""
@@ -60,12 +71,12 @@ class Outcome:
     prefill_share: float  # of the busy time
 
 
-class _Loop:
+class Loop:
     """One run. Times are seconds since the first send."""
 
     def __init__(
         self,
-        load: Load,
+        load: Asked,
         policy: Policy,
         seconds: Callable[[Step], float],
         request_s: float,
@@ -218,7 +229,7 @@ class _Loop:
 
 
 def run(
-    load: Load,
+    load: Asked,
     policy: Policy,
     seconds: Callable[[Step], float],
     request_s: float = 0.0,
@@ -230,4 +241,4 @@ def run(
     accepted: tokens that a sequence gains in a step (above 1 with MTP). cache_tokens: what fits at once;
     requests beyond it wait.
     """
-    return _Loop(load, policy, seconds, request_s, accepted, cache_tokens).run()
+    return Loop(load, policy, seconds, request_s, accepted, cache_tokens).run()
