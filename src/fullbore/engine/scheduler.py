@@ -75,8 +75,7 @@ class Scheduler:
         self._running = Running(page_size)
         self._flights = Flights()
         self._ended: list[int] = []  # to be told to the runner
-        self._arrivals = 0
-        self._planned = 0  # number of the last planned step
+        self._arrivals = self._planned = 0  # numbers of the last request and of the last planned step
         self._steps = self._preemptions = self._corrupted = 0
         self._prefix_queries = self._prefix_hits = self._prompt_tokens = self._generated_tokens = 0
 
@@ -210,6 +209,7 @@ class Scheduler:
     def check(self) -> None:
         """Every page is in one place, every count in order, every queue by age; else IntegrityError. Slow."""
         self._running.check(self.page_size)
+        self._flights.check()
         retiring = self._flights.retiring
         tables = [pages for pages in retiring if isinstance(pages, PageTable)]
         tables += [table_of(request) for request in self._running.all]
@@ -227,7 +227,6 @@ class Scheduler:
         for request in self._waiting:
             if request.table is not None or request.computed:
                 raise IntegrityError(f"request {request.id} waits and has pages")
-        self._flights.check()
 
     def _row(self, request: Request, count: int) -> Planned:
         """Count these tokens of a running request as computed, and the next as known if it is sampled."""

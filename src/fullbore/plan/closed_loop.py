@@ -172,8 +172,7 @@ class Loop:
             attended += pairs(tokens, before)
         context = self.context if running else 0.0
         cost_s = self.seconds(Step(running, context, new, attended, len(ready) + running))
-        self.now_s += cost_s
-        self.busy_s += cost_s
+        self._advance(cost_s)
         self.prefill_s += cost_s
         self.unread = self.poll  # engines look again after every prompt
         if running:
@@ -204,14 +203,16 @@ class Loop:
         # The time is linear in the context, above what the host needs to launch a step: the middle step's,
         # times the count, is their sum.
         middle = self.context + growth * (count - 1) / 2
-        cost_s = count * self.seconds(Step(running, middle, 0, 0.0, running))
-        self.now_s += cost_s
-        self.busy_s += cost_s
+        self._advance(count * self.seconds(Step(running, middle, 0, 0.0, running)))
         self.row_steps += count * running
         self.context_steps += count * middle
         self._tick(count)
         if count == until_end:
             self._finish()
+
+    def _advance(self, cost_s: float) -> None:
+        self.now_s += cost_s
+        self.busy_s += cost_s
 
     def _tick(self, count: int) -> None:
         self.steps += count
