@@ -85,9 +85,20 @@ def wants_values(wish: Sampling) -> bool:
     return wish.repetition_penalty != 1.0 or bool(wish.presence_penalty or wish.frequency_penalty)
 
 
+def is_plain(wish: Sampling, generated: int) -> bool:
+    """Whether, after so many tokens, it asks for no more than the best token of the model's own logits."""
+    return (
+        wish.temperature <= 0
+        and wish.logprobs < 0
+        and wish.repetition_penalty == 1.0
+        and not (wish.logit_bias or wish.presence_penalty or wish.frequency_penalty)
+        and generated >= wish.min_tokens
+    )
+
+
 def plan(rows: Sequence[SampleRow], eos_token_ids: Sequence[int], vocab: int) -> Plan | None:
     """None where the best token of the model's own logits is all that any row asks for."""
-    at = [index for index, row in enumerate(rows) if not _is_plain(row)]
+    at = [index for index, row in enumerate(rows) if not is_plain(row.sampling, len(row.generated))]
     if not at:
         return None
     wishes = [rows[index] for index in at]
@@ -158,18 +169,6 @@ def sample(
     arrays = wishes.arrays if wishes else {}
     placed = {name: torch.from_numpy(array).to(logits.device) for name, array in arrays.items()}
     return told(choose(logits, greedy(logits), wishes, placed), wishes)
-
-
-def _is_plain(row: SampleRow) -> bool:
-    """Whether the best token of the model's own logits is all that the row asks for."""
-    wish = row.sampling
-    return (
-        wish.temperature <= 0
-        and wish.logprobs < 0
-        and wish.repetition_penalty == 1.0
-        and not (wish.logit_bias or wish.presence_penalty or wish.frequency_penalty)
-        and len(row.generated) >= wish.min_tokens
-    )
 
 
 def _draw_arrays(rows: Sequence[SampleRow], vocab: int) -> Arrays:

@@ -4,10 +4,14 @@ import importlib.util
 import os
 from dataclasses import dataclass
 
-from fullbore.errors import UsageError
+from fullbore.errors import FullboreError, UsageError
 from fullbore.hardware.limits import free_memory_bytes
 
 DEVICES = ("auto", "cpu", "cuda")
+
+
+class DeviceLostError(FullboreError):
+    """A device that answers everything with an error; only a new process may get it back."""
 
 
 @dataclass(frozen=True)
