@@ -86,7 +86,7 @@ requests = st.tuples(st.integers(1, 24), st.integers(1, 10), samplings, st.integ
     st.booleans(),
     st.integers(0, 1000),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_a_late_device_gives_the_tokens_that_each_request_has_alone(
     model: DeepseekV3,
     drawn: list[tuple[int, int, Sampling, int]],

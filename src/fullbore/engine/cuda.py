@@ -32,7 +32,7 @@ class CudaStream:
             raise
 
     def record(self) -> Event:
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         return _CudaEvent(event)
 

@@ -14,17 +14,24 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fullbore.engine.options import EngineOptions
 from fullbore.engine.stream import Stream, Work
 from fullbore.model.batch import Batch
 from fullbore.model.deepseek import DeepseekV3
 
 _FEW = (1, 2, 4)
 _APART = 8
+_MOST = 256  # rows of a graph unless told otherwise: with more, launching kernel by kernel is soon hidden
 
 
 def buckets(most: int) -> tuple[int, ...]:
     """Numbers of rows for which graphs are made, rising: 1, 2, 4, every 8th, and ``most`` (at least 1)."""
     return tuple(sorted({*(few for few in _FEW if few < most), *range(_APART, most, _APART), most}))
+
+
+def largest(options: EngineOptions) -> int:
+    """Rows of the largest graph."""
+    return min(options.max_num_seqs, options.cuda_graph_max_bs or _MOST)
 
 
 class DecodeGraphs:

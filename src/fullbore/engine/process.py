@@ -55,6 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(launch.parent)
     logging.basicConfig(format="%(asctime)s engine %(levelname)s %(message)s", stream=sys.stderr)
+    _log.setLevel(logging.INFO)
     wire = EngineWire(Path(launch.run_dir))
     try:
         greet(wire, _GREETING_S)
@@ -103,7 +104,11 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
     # Imported here so that a peer of another version is refused at once, not after torch has loaded.
     import torch
 
+    from fullbore.engine.graphs import buckets, largest
+    from fullbore.engine.memory import CACHING, CAPTURING, LOADING, REHEARSING, Accounted, Holdings
+    from fullbore.engine.rehearsal import rehearse
     from fullbore.engine.runner import Runner
+    from fullbore.engine.stream import stream_of
     from fullbore.hardware.device import find_device
     from fullbore.model.load import load_model
     from fullbore.model.locate import locate
@@ -126,16 +131,27 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
         options.scenario, options.concurrency, options.threads, options.max_num_batched_tokens
     )
     tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, device.free_bytes())
-    model = load_model(
-        folder, options.dtype, progress, tuned, options.weights, options.kv_cache_dtype, device
-    )
+    holdings, watch = Holdings(device, options), _StopWatch()
+    with holdings.during(LOADING):
+        model = load_model(
+            folder, options.dtype, progress, tuned, options.weights, options.kv_cache_dtype, device
+        )
+    holdings.weights = model.bytes
+    watch.lap("weights")
     for line in shortfalls(model.selection):
         _log.warning("%s", line)
-    config = model.config
+    config, on_gpu = model.config, device.place != "cpu"
+    stream = stream_of(device)
     # Of one token, as a page of any size that was asked for may be more than there is.
     token_bytes = sum(layer.nbytes for layer in model.new_cache(1, 1))
     bytes_per_page = options.page_size * token_bytes
-    sizes = size_cache(options, config.max_position_embeddings, bytes_per_page, device.free_bytes())
+    context = config.max_position_embeddings
+    if on_gpu:
+        longest = max(1, min(options.max_model_len or context, context, device.free_bytes() // token_bytes))
+        with holdings.during(REHEARSING):
+            rehearse(model, stream, options, longest)
+        watch.lap("largest steps")
+    sizes = size_cache(options, context, bytes_per_page, device.free_bytes(), on_gpu)
     scheduler = Scheduler(
         pages=sizes.pages,
         page_size=options.page_size,
@@ -146,8 +162,23 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
         eos_token_ids=config.eos_token_ids,
         prefix_caching=options.prefix_caching,
     )
-    runner = Runner(model, sizes.pages, options.page_size, config.eos_token_ids)
+    graph_rows = buckets(largest(options)) if on_gpu and options.cuda_graph else ()
+    width = -(-sizes.max_model_len // options.page_size)
+    stream = Accounted(stream, holdings) if on_gpu else stream
+    with holdings.during(CACHING):
+        runner = Runner(
+            model, sizes.pages, options.page_size, config.eos_token_ids, stream, graph_rows, width
+        )
+    holdings.cache = sizes.pages * bytes_per_page
+    if graph_rows:
+        free = device.free_bytes()
+        with holdings.during(CAPTURING):
+            runner.capture()
+        holdings.graphs = free - device.free_bytes()
+        watch.lap(f"{len(graph_rows)} graphs")
     _try(runner, config.bos_token_id or 0, folder)
+    if on_gpu:
+        _log.info("%s; free: %.2f GiB", watch, device.free_bytes() / (1 << 30))
     wire.send(
         Ready(
             vocab_size=config.vocab_size,
@@ -164,7 +195,23 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             conversion=model.conversion,
         )
     )
-    return Loop(scheduler, runner, wire, config.vocab_size)
+    # The CPU has finished a step when its launch returns; a GPU works on it while the next is planned.
+    return Loop(scheduler, runner, wire, config.vocab_size, lookahead=0 if device.kind == "cpu" else 1)
+
+
+class _StopWatch:
+    """How long each part of a start took, for people."""
+
+    def __init__(self) -> None:
+        self._last, self._laps = time.monotonic(), list[str]()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self._laps.append(f"{name} in {now - self._last:.1f} s")
+        self._last = now
+
+    def __str__(self) -> str:
+        return ", ".join(self._laps)
 
 
 def _try(runner: AnyRunner, token: int, folder: Path) -> None:

@@ -199,7 +199,9 @@ class Runner:
             placed = self._stream.to_device(asked.arrays) if asked else {}
             chosen = choose(logits, best, asked, placed)
             handle.tokens, handle.logits = chosen.tokens, None
-            handle.chosen = Chosen(*(None if part is None else self._stream.to_host(part) for part in chosen))
+            host = self._stream.to_host
+            rest = (None if part is None else host(part) for part in chosen[1:])
+            handle.chosen = Chosen(host(chosen.tokens), *rest)
 
         self._stream.run(sampling)
 
