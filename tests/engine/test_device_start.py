@@ -60,7 +60,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> list[LateStream]:
     def load_on_the_cpu(*args: object) -> object:
         return real(*args[:-1])  # type: ignore[arg-type]
 
-    monkeypatch.setattr("fullbore.engine.stream.stream_of", stream_of)
+    monkeypatch.setattr("fullbore.engine.startup.stream_of", stream_of)
     monkeypatch.setattr("fullbore.hardware.device.find_device", lambda name: Pretended("cuda", "cuda"))
     monkeypatch.setattr("fullbore.model.load.load_model", load_on_the_cpu)
     return made

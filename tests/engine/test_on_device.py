@@ -38,11 +38,11 @@ def test_launched_ahead_and_in_graphs_the_answers_are_the_same(tmp_path: Path) -
     model = load_model(write_checkpoint(tmp_path), "bfloat16", device=find_device("cuda"))
     stream = stream_of(model.device) if model.device.place != "cpu" else LateStream(1)
     scheduler = Scheduler(20, 4, 4, 16, 4, 40, model.config.eos_token_ids)
-    runner = Runner(model, 20, 4, model.config.eos_token_ids, stream, graph_rows=(4,), table_width=10)
+    runner = Runner(model, 20, 4, model.config.eos_token_ids, stream, graph_rows=(3,), table_width=4)
     runner.capture()
-    events = serve_ahead(scheduler, runner, [Submit(n, p, 4, GREEDY) for n, p in enumerate(PROMPTS)])
+    events = serve_ahead(scheduler, runner, [Submit(n, p, 3, GREEDY) for n, p in enumerate(PROMPTS)])
     found = [[event.token for event in events if event.request == n] for n in range(len(PROMPTS))]
-    assert found == answers(model, PROMPTS, 4)
+    assert found == answers(model, PROMPTS, 3)
 
 
 def serve_ahead(scheduler: Scheduler, runner: Runner, submits: list[Submit]) -> list[Emitted]:

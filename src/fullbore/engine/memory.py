@@ -62,7 +62,7 @@ class Holdings:
         free = self._device.free_bytes() / GIB
         return (
             f"out of memory on the device while {phase.name}: {more}{free:.2f} GiB are free"
-            f"{f', beside {table}' if table else ''} (lower {self._advice(phase, wanted)})"
+            f"{f'; {table}' if table else ''} (lower {self._advice(phase, wanted)})"
         )
 
     def _advice(self, phase: Phase, wanted: float) -> str:

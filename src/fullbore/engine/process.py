@@ -24,7 +24,6 @@ from fullbore.engine.loop import Runner as AnyRunner
 from fullbore.engine.messages import PROTOCOL, Failed, Hello, Progress, Ready, Sampling
 from fullbore.engine.options import EngineOptions
 from fullbore.engine.scheduler import Scheduler
-from fullbore.engine.sizing import size_cache
 from fullbore.engine.step import Row, Started, Step
 from fullbore.engine.wire import EngineWire
 from fullbore.errors import CheckpointError, FullboreError
@@ -104,11 +103,8 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
     # Imported here so that a peer of another version is refused at once, not after torch has loaded.
     import torch
 
-    from fullbore.engine.graphs import buckets, largest
-    from fullbore.engine.memory import CACHING, CAPTURING, LOADING, REHEARSING, Accounted, Holdings
-    from fullbore.engine.rehearsal import rehearse
-    from fullbore.engine.runner import Runner
-    from fullbore.engine.stream import stream_of
+    from fullbore.engine.memory import LOADING
+    from fullbore.engine.startup import Startup
     from fullbore.hardware.device import find_device
     from fullbore.model.load import load_model
     from fullbore.model.locate import locate
@@ -131,27 +127,18 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
         options.scenario, options.concurrency, options.threads, options.max_num_batched_tokens
     )
     tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, device.free_bytes())
-    holdings, watch = Holdings(device, options), _StopWatch()
-    with holdings.during(LOADING):
+    startup = Startup(options, device)
+    with startup.holdings.during(LOADING):
         model = load_model(
             folder, options.dtype, progress, tuned, options.weights, options.kv_cache_dtype, device
         )
-    holdings.weights = model.bytes
-    watch.lap("weights")
+    startup.note_weights(model)
     for line in shortfalls(model.selection):
         _log.warning("%s", line)
-    config, on_gpu = model.config, device.place != "cpu"
-    stream = stream_of(device)
+    config = model.config
     # Of one token, as a page of any size that was asked for may be more than there is.
     token_bytes = sum(layer.nbytes for layer in model.new_cache(1, 1))
-    bytes_per_page = options.page_size * token_bytes
-    context = config.max_position_embeddings
-    if on_gpu:
-        longest = max(1, min(options.max_model_len or context, context, device.free_bytes() // token_bytes))
-        with holdings.during(REHEARSING):
-            rehearse(model, stream, options, longest)
-        watch.lap("largest steps")
-    sizes = size_cache(options, context, bytes_per_page, device.free_bytes(), on_gpu)
+    sizes = startup.size(model, token_bytes)
     scheduler = Scheduler(
         pages=sizes.pages,
         page_size=options.page_size,
@@ -162,23 +149,10 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
         eos_token_ids=config.eos_token_ids,
         prefix_caching=options.prefix_caching,
     )
-    graph_rows = buckets(largest(options)) if on_gpu and options.cuda_graph else ()
-    width = -(-sizes.max_model_len // options.page_size)
-    stream = Accounted(stream, holdings) if on_gpu else stream
-    with holdings.during(CACHING):
-        runner = Runner(
-            model, sizes.pages, options.page_size, config.eos_token_ids, stream, graph_rows, width
-        )
-    holdings.cache = sizes.pages * bytes_per_page
-    if graph_rows:
-        free = device.free_bytes()
-        with holdings.during(CAPTURING):
-            runner.capture()
-        holdings.graphs = free - device.free_bytes()
-        watch.lap(f"{len(graph_rows)} graphs")
+    runner = startup.runner(model, sizes)
     _try(runner, config.bos_token_id or 0, folder)
-    if on_gpu:
-        _log.info("%s; free: %.2f GiB", watch, device.free_bytes() / (1 << 30))
+    if startup.told:
+        _log.info("%s", startup.told)
     wire.send(
         Ready(
             vocab_size=config.vocab_size,
@@ -197,21 +171,6 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
     )
     # The CPU has finished a step when its launch returns; a GPU works on it while the next is planned.
     return Loop(scheduler, runner, wire, config.vocab_size, lookahead=0 if device.kind == "cpu" else 1)
-
-
-class _StopWatch:
-    """How long each part of a start took, for people."""
-
-    def __init__(self) -> None:
-        self._last, self._laps = time.monotonic(), list[str]()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self._laps.append(f"{name} in {now - self._last:.1f} s")
-        self._last = now
-
-    def __str__(self) -> str:
-        return ", ".join(self._laps)
 
 
 def _try(runner: AnyRunner, token: int, folder: Path) -> None:
