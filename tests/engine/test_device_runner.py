@@ -150,6 +150,45 @@ def test_nobody_is_waited_for_while_tokens_stay_on_the_device(model: DeepseekV3)
         assert handles[1].sampled() == sync.launch(decodes(2)).sampled()
 
 
+def test_sampling_that_looks_at_values_is_put_off_to_the_next_launch(
+    model: DeepseekV3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = Sampling(temperature=1.0, top_p=0.7, seed=3)
+    sync = Runner(model, 20, PAGE, ())
+    expected = [sync.launch(step).sampled() for step in (first_step(sampling=cut), decodes(2))]
+    runs: list[str] = []
+    stream = LateStream()
+    run = stream.run
+    monkeypatch.setattr(stream, "run", lambda work: runs.append(work.__name__) or run(work))
+    runner = Runner(model, 20, PAGE, (), stream)
+    handles = [runner.launch(first_step(sampling=cut))]
+    assert runs == ["network"]
+    handles.append(runner.launch(decodes(2)))
+    assert runs == ["network", "sampling", "network"]
+    assert [handle.sampled() for handle in handles] == expected
+    assert runs == ["network", "sampling", "network", "sampling"]
+
+
+def test_what_goes_wrong_in_sampling_that_was_put_off_is_the_earlier_steps_error(
+    model: DeepseekV3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = Sampling(temperature=1.0, top_p=0.7, seed=3)
+    runner, sync = Runner(model, 20, PAGE, ()), Runner(model, 20, PAGE, ())
+
+    def fail(*_: object) -> torch.Tensor:
+        raise RuntimeError("no memory to sort in")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fullbore.engine.sampler.draw", fail)
+        first = runner.launch(first_step(sampling=cut))
+        second = runner.launch(decodes(2))
+        with pytest.raises(RuntimeError, match="to sort in"):
+            first.sampled()
+    assert all("not known" in result.error for result in second.sampled().values())
+    again = Step(1, first_step().rows)
+    assert runner.launch(again).sampled() == sync.launch(first_step(sampling=cut)).sampled()
+
+
 def test_only_a_penalty_on_an_unknown_token_waits(model: DeepseekV3) -> None:
     stream = LateStream()
     runner = Runner(model, 20, PAGE, (), stream)

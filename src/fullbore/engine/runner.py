@@ -6,11 +6,12 @@ the same place: a step that failed part of the way can be run again, whole or in
 
 ``launch`` hands work to the device's stream and returns. What it sampled stays there: the next launch takes
 the tokens that the host does not know yet from the one before. Of a request that is penalised for what it
-said the host must know them: its launch waits for the one before, when its own network is on its way.
+said the host must know them: its launch waits for the one before, when its own network is on its way. Where
+sampling looks at values itself, it is put off until the next launch, or until its tokens are asked for.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ class Handle:
         self.chosen: Chosen | None = None  # of the host, once ``event`` has come
         self.plan: Plan | None = None
         self.event: Event = PAST
+        self.rest: Callable[[], None] | None = None  # of the launch, put off
         self._results = results
         self._settled = False
         self._error: Exception | None = None
@@ -59,6 +61,7 @@ class Handle:
 
     def settle(self) -> None:
         """Wait, and let the requests know their tokens. Raises nothing: ``sampled`` does."""
+        self.complete()
         if self._settled:
             return
         self._settled = True
@@ -66,9 +69,7 @@ class Handle:
             self.event.wait()
             results = told(self.chosen, self.plan) if self.chosen is not None else []
         except Exception as error:  # noqa: BLE001 - whatever it is, who asks for the results must hear of it
-            self._error = error
-            for row, tokens in self.rows:
-                tokens.lose(row.first + row.count, self)
+            self._fail(error)
             return
         for (row, tokens), result in zip(self.rows, results, strict=True):
             position = row.first + row.count
@@ -77,6 +78,23 @@ class Handle:
             elif not tokens.take(position, self, result.token):
                 result = _UNKNOWN  # the one before it failed, which was found after this launch
             self._results[row.request] = result
+
+    def complete(self) -> None:
+        """Launch what was put off. Raises nothing either."""
+        rest, self.rest = self.rest, None
+        if rest is None:
+            return
+        try:
+            with torch.inference_mode():
+                rest()
+        except Exception as error:  # noqa: BLE001 - as in ``settle``
+            self._settled = True
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        for row, tokens in self.rows:
+            tokens.lose(row.first + row.count, self)
 
 
 class Runner:
@@ -122,6 +140,8 @@ class Runner:
         """
         for started in step.started:
             self._sequences[started.request] = Tokens(started)
+        if step.rows and self._launched:
+            self._launched[-1].complete()
         while len(self._launched) > 1:  # tokens are taken from the last launch alone
             self._launched.popleft().settle()
         results: dict[int, Sampled] = {}
@@ -152,13 +172,13 @@ class Runner:
             ):
                 before.settle()
             self._start_sampling(handle)
-        handle.event = self._stream.record()
-        if handle.rows:
             for index, (row, tokens) in enumerate(handle.rows):
                 position = row.first + row.count
                 if tokens.length >= position:
                     tokens.expect(position, handle, index)
             self._launched.append(handle)
+        else:
+            handle.event = self._stream.record()
 
     def _start_network(
         self, rows: Sequence[Row], sequences: Sequence[Tokens], handle: Handle, before: Handle | None
@@ -203,7 +223,14 @@ class Runner:
             rest = (None if part is None else host(part) for part in chosen[1:])
             handle.chosen = Chosen(host(chosen.tokens), *rest)
 
-        self._stream.run(sampling)
+        def start() -> None:
+            self._stream.run(sampling)
+            handle.event = self._stream.record()
+
+        if asked is not None and asked.looks:
+            handle.rest = start  # it waits for its network, and meanwhile the host has other things to do
+        else:
+            start()
 
 
 def _is_plain(row: Row, tokens: Tokens) -> bool:

@@ -69,6 +69,11 @@ class Plan:
     edits: tuple[str, ...]
     logprobs: tuple[tuple[int, int], ...]  # of the rows asked: (which of all rows, how many)
 
+    @property
+    def looks(self) -> bool:
+        """Whether ``choose`` looks at values of the device, and so waits for it."""
+        return len(self.arrays.get("cut", ())) > 0
+
 
 class Chosen(NamedTuple):
     """What ``choose`` found, on the device or copied from there. tokens: [rows] int64, negative where the
