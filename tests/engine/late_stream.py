@@ -1,4 +1,4 @@
-"""A device that is as late as it may be, on the CPU: whoever looks before waiting sees garbage."""
+"""A wire, and a device that is as late as it may be: whoever looks before waiting sees garbage."""
 
 import random
 from collections import deque
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fullbore.engine.messages import Command, Emitted, Outputs, Report
 from fullbore.engine.stream import Arrays, Work
 
 GARBAGE = 77
@@ -86,3 +87,23 @@ class LateEvent:
             for arrive in self._arriving:
                 arrive()
         self._arriving = []
+
+
+class Wire:
+    """Hands out requests at the first look; keeps what is sent."""
+
+    dropped = 0
+
+    def __init__(self, commands: list[Command]) -> None:
+        self.commands, self.reports = commands, list[Report]()
+
+    def receive(self, timeout_s: float) -> list[Command]:
+        commands, self.commands = self.commands, []
+        return commands
+
+    def send(self, report: Report) -> None:
+        self.reports.append(report)
+
+    def events(self, request: int) -> list[Emitted]:
+        outputs = [report for report in self.reports if isinstance(report, Outputs)]
+        return [event for output in outputs for event in output.events if event.request == request]

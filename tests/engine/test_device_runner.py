@@ -9,17 +9,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from late_stream import GARBAGE, LateStream
+from late_stream import GARBAGE, LateStream, Wire
 from tiny_checkpoint import VOCAB, write_checkpoint
 
 from fullbore.engine.cuda import pack, unpack
 from fullbore.engine.graphs import buckets
 from fullbore.engine.inputs import merged
+from fullbore.engine.loop import Loop
 from fullbore.engine.messages import Emitted, Sampling, Submit
 from fullbore.engine.runner import Runner
 from fullbore.engine.sampler import NOT_FINITE
 from fullbore.engine.scheduler import Scheduler
 from fullbore.engine.step import Row, Started, Step
+from fullbore.model.batch import Batch
 from fullbore.model.deepseek import DeepseekV3
 from fullbore.model.load import load_model
 
@@ -121,6 +123,65 @@ def test_a_late_device_gives_the_tokens_that_each_request_has_alone(
     )
     for number, alone in enumerate(expected):
         assert [(event.token, event.logprob, event.top) for event in found[number]] == alone
+
+
+POISON = 298  # as the first token of a prompt
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 20), st.integers(1, 8), samplings), min_size=1, max_size=5),
+    st.integers(0, 4),
+    st.integers(0, 30),
+    st.sampled_from([12, 60]),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_loop_that_launches_ahead_survives_what_rows_and_devices_do(
+    model: DeepseekV3,
+    drawn: list[tuple[int, int, Sampling]],
+    poisoned: int,
+    hiccup: int,
+    pages: int,
+    graphs: bool,
+    seed: int,
+) -> None:
+    """One request always fails its step, or one forward fails for no reason: the others get their tokens."""
+    submits = [
+        Submit(n, [(7 * at + 1) % 290 for at in range(length)], count, sampling)
+        for n, (length, count, sampling) in enumerate(drawn)
+    ]
+    expected = {
+        submit.request: serve(
+            Scheduler(60, PAGE, 8, 60, 100, 60, ()), Runner(model, 60, PAGE, ()), [submit], lookahead=0
+        )[submit.request]
+        for submit in submits
+    }
+    if poisoned < len(submits):
+        submits[poisoned].prompt[0], hiccup = POISON, 0
+    calls, forward = 0, model.forward
+
+    def disturbed(batch: Batch, cache: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == hiccup or bool(((batch.tokens == POISON) & (batch.positions == 0)).any()):
+            raise RuntimeError("device lost its way")
+        return forward(batch, cache)
+
+    scheduler, wire = Scheduler(pages, PAGE, 8, 16, 100, 60, ()), Wire(list(submits))
+    loop = Loop(scheduler, late_runner(model, pages, seed, graphs), wire, VOCAB, lookahead=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "forward", disturbed)
+        loop.drain()
+        loop.run()
+    scheduler.check()
+    for submit in submits:
+        found = wire.events(submit.request)
+        if submit.prompt[0] == POISON:
+            assert [event.finish for event in found] == ["error"]
+        else:
+            told = [(event.token, event.logprob) for event in found]
+            assert told == [(event.token, event.logprob) for event in expected[submit.request]]
 
 
 def as_dict(sampling: Sampling) -> dict[str, object]:

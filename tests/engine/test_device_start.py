@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from late_stream import LateStream
+from late_stream import LateStream, Wire
 from tiny_checkpoint import EOS, write_checkpoint
 
 from fullbore.engine import process
 from fullbore.engine.loop import Loop
-from fullbore.engine.messages import Command, Emitted, Outputs, Ready, Report, Sampling, Submit
+from fullbore.engine.messages import Ready, Sampling, Submit
 from fullbore.engine.offline import answers
 from fullbore.engine.options import EngineOptions
 from fullbore.errors import CapacityError
@@ -16,27 +16,6 @@ from fullbore.hardware.device import Device
 from fullbore.model.load import load_model
 
 PROMPTS = [[1, 5, 9, 20], [3, 4, 5, 6, 7, 8, 9, 10, 11], [7]]
-
-
-class Wire:
-    """Hands out requests at the first look; keeps what is sent."""
-
-    dropped = 0
-
-    def __init__(self, commands: list[Command]) -> None:
-        self.commands, self.reports = commands, list[Report]()
-
-    def receive(self, timeout_s: float) -> list[Command]:
-        commands, self.commands = self.commands, []
-        return commands
-
-    def send(self, report: Report) -> None:
-        self.reports.append(report)
-
-    def tokens(self, request: int) -> list[int]:
-        outputs = [report for report in self.reports if isinstance(report, Outputs)]
-        events: list[Emitted] = [event for output in outputs for event in output.events]
-        return [event.token for event in events if event.request == request]
 
 
 class Pretended(Device):
@@ -85,7 +64,8 @@ def test_a_gpus_start_and_answers(
     loop.drain()
     loop.run()
     expected = answers(load_model(folder, "float32"), PROMPTS, 9)
-    assert [wire.tokens(number) for number in range(len(PROMPTS))] == expected
+    found = [[event.token for event in wire.events(number)] for number in range(len(PROMPTS))]
+    assert found == expected
 
 
 def test_a_cache_that_leaves_no_room_is_refused(tmp_path: Path, streams: list[LateStream]) -> None:
