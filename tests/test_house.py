@@ -20,7 +20,7 @@ FLOORS = (
     ("model",),
     ("kernels",),
     ("ops",),
-    ("scenario", "hardware"),
+    ("scenario", "hardware", "parallel"),
     ("flags", "screen"),
     ("errors", "__init__"),
 )
@@ -49,6 +49,7 @@ TORCH_FREE = (
     "ops/setting.py",
     "ops/sources.py",
     "scenario",
+    "parallel",
     "steptime",
     "server",
     "bench",

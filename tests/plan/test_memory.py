@@ -11,9 +11,9 @@ from fullbore.model.load import load_model
 from fullbore.model.locate import locate
 from fullbore.model.make_checkpoint import config_fields, make_checkpoint
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.parallel.layout import Layout, possible_layouts
 from fullbore.plan.memory import activation_bytes, cache_token_bytes, memory
 from fullbore.plan.weights import EXPERTS, on_accelerators, on_cpus, weight_bytes
-from fullbore.steptime.layout import Layout, possible_layouts
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import RECIPES
 

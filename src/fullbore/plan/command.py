@@ -10,6 +10,7 @@ from fullbore.flags import duration, whole_number
 from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.parallel.layout import check_layout, parse_layout
 from fullbore.plan.answer import Answer, Company, answer, as_json
 from fullbore.plan.demand import demand_of
 from fullbore.plan.launch import launchable
@@ -20,7 +21,6 @@ from fullbore.plan.search import search
 from fullbore.plan.space import USUAL_CHUNKS, Space, layouts_of, trials, usual_recipes
 from fullbore.plan.staffing import INSIDE
 from fullbore.scenario.scenario import PERCENTILES, load_scenario, scenario_names
-from fullbore.steptime.layout import check_layout, parse_layout
 from fullbore.steptime.network import CACHE_BYTES, RECIPES, find_recipe
 from fullbore.steptime.profiles import find_profile
 

@@ -10,13 +10,13 @@ from fullbore.flags import whole_number
 from fullbore.hardware.catalogue import catalogue, with_file
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.parallel.layout import Layout, parse_layout
 from fullbore.plan.closed_loop import Load
 from fullbore.plan.memory import MOST_SHARE, USUAL_SHARE
 from fullbore.plan.point import Point, as_json, predict
 from fullbore.plan.point_page import page
 from fullbore.scenario.arrival import MOST_CONCURRENCY
 from fullbore.scenario.lengths import MOST_TOKENS
-from fullbore.steptime.layout import Layout, parse_layout
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import CACHE_BYTES, RECIPES, find_recipe
 from fullbore.steptime.profiles import find_profile

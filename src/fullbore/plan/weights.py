@@ -9,7 +9,7 @@ from functools import cache
 from fullbore.model.config import ModelConfig
 from fullbore.model.specs import TensorSpec, is_mtp, tensor_specs
 from fullbore.model.weights import recipe as conversion
-from fullbore.steptime.layout import Layout
+from fullbore.parallel.layout import Layout
 from fullbore.steptime.network import BF16, Format, Recipe
 
 # Parts of a model, in the order of the network.
