@@ -1,4 +1,4 @@
-"""Drawn experts: as uneven as was asked, different ones for a token, and as many as the step-time model says."""
+"""Drawn experts: as uneven as asked, different ones for a token, as many as the step-time model says."""
 
 from collections import Counter
 

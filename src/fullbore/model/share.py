@@ -64,14 +64,17 @@ def held_specs(specs: Mapping[str, TensorSpec], config: ModelConfig, role: Role)
         if _EXPERTS in name and int(name.split(_EXPERTS)[1].split(".")[0]) not in experts:
             continue
         cut = cut_of(spec, rank.layout)
-        if cut.parts > 1 and spec.shape[cut.axis] % cut.parts:
+        if cut.parts == 1:
+            found[name] = spec
+            continue
+        if spec.shape[cut.axis] % cut.parts:
             raise UsageError(
                 f"layout {rank.layout} cannot cut {name} {list(spec.shape)} into {cut.parts} equal parts; "
                 f"{_advice(specs, config, rank.layout)}"
             )
         shape = list(spec.shape)
         shape[cut.axis] //= cut.parts
-        found[name] = replace(spec, shape=tuple(shape)) if cut.parts > 1 else spec
+        found[name] = replace(spec, shape=tuple(shape))
     return found
 
 
@@ -79,13 +82,13 @@ def _advice(specs: Mapping[str, TensorSpec], config: ModelConfig, layout: Layout
     possible = [
         str(other)
         for other in possible_layouts(config, layout.devices)
-        if all(spec.shape[cut.axis] % cut.parts == 0 for spec, cut in _cuts(specs, other))
+        if all(cut.parts == 1 or spec.shape[cut.axis] % cut.parts == 0 for spec, cut in _cuts(specs, other))
     ]
     return f"on {layout.devices} devices possible: {', '.join(possible) or 'none'}"
 
 
 def _cuts(specs: Mapping[str, TensorSpec], layout: Layout) -> Iterator[tuple[TensorSpec, Cut]]:
-    return ((spec, cut_of(spec, layout)) for spec in specs.values() if spec.shape)
+    return ((spec, cut_of(spec, layout)) for spec in specs.values())
 
 
 class Held:
@@ -102,9 +105,10 @@ class Held:
 
     def weight(self, name: str) -> Weight:
         """UsageError where the cut falls within FP8 blocks that would not be blocks of the part."""
-        weight, (axis, begin, end) = self._source.weight(name), self._range(name)
-        if (begin, end) == (0, self._whole[name].shape[axis]):
+        weight, cut = self._source.weight(name), cut_of(self._whole[name], self._rank.layout)
+        if cut.parts == 1:
             return weight
+        axis, begin, end = self._range(name, cut)
         data = weight.data.narrow(axis, begin, end - begin)
         if weight.scale is None:
             return Weight(data)
@@ -126,12 +130,10 @@ class Held:
             if not spec.optional
         )
 
-    def _range(self, name: str) -> tuple[int, int, int]:
+    def _range(self, name: str, cut: Cut) -> tuple[int, int, int]:
         """(axis, first, end) of the part along it."""
-        whole, rank = self._whole[name], self._rank
-        cut = cut_of(whole, rank.layout)
+        rank = self._rank
         place = rank.in_expert if _EXPERTS in name else rank.in_group
         place = rank.index if name == "lm_head.weight" else place
-        size = whole.shape[cut.axis] // cut.parts
-        place = place if cut.parts > 1 else 0
+        size = self._whole[name].shape[cut.axis] // cut.parts
         return cut.axis, place * size, (place + 1) * size

@@ -3,7 +3,7 @@ part is made of its own, and the time is what the link model says (``parallel.co
 
 ``all_reduce``: the others' sums are zeros. ``gather``: tokens of the other data-parallel groups are its own
 with their columns turned, so that they are as large, and unlike. ``scatter``: of the sums over all groups'
-tokens its own group's. ``gather_columns``: of its own group's tokens every device's columns, which are its own.
+tokens its own group's. ``gather_columns``: of its own group's tokens every device's columns, alike all.
 """
 
 from collections.abc import Callable, Mapping
