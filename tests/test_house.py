@@ -44,6 +44,8 @@ TORCH_FREE = (
     "engine/supervised.py",
     "model/config.py",
     "model/locate.py",
+    "model/share.py",
+    "engine/emulation.py",
     "ops/times.py",
     "ops/store.py",
     "ops/setting.py",

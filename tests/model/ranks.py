@@ -14,9 +14,10 @@ from fullbore.hardware.device import CPU
 from fullbore.kernels.torch import KERNELS
 from fullbore.model.config import ModelConfig
 from fullbore.model.deepseek import DeepseekV3
+from fullbore.model.held import Held
 from fullbore.model.load import Loader, in_registry_order
 from fullbore.model.parts import Call
-from fullbore.model.share import Held, held_specs
+from fullbore.model.share import held_specs
 from fullbore.model.specs import tensor_specs
 from fullbore.model.workload import assemble, workload
 from fullbore.ops.collectives import COLLECTIVES

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fullbore.bench.notes import emulation_note
 from fullbore.bench.report import Result
 from fullbore.scenario.confidence import Interval
 from fullbore.scenario.samples import Sample, ratio, samples
@@ -124,6 +125,8 @@ def _unequal(runs: Sequence[Run], found: Sequence[Result | None]) -> list[str]:
         if len(set(told)) > 1:
             said.append(f"{what} differ: {', '.join(map(str, dict.fromkeys(told)))}")
     for name, each in there:
+        if each.server.emulated:
+            said.append(f"{name}: {emulation_note(each)}")
         if each.figures.requests_failed:
             said.append(f"{name}: {each.figures.requests_failed} requests failed at {each.point}")
     return said

@@ -34,11 +34,16 @@ class Server:
     vocab_size: int = 0
     max_model_len: int = 0
     flags: Mapping[str, str] = field(default_factory=dict)  # what it was started with and runs on
+    emulated: str = ""  # what of it is emulated, where its answers mean nothing
+    groups: int = 1  # data-parallel ones of an emulated server, of which one was measured
 
     @classmethod
     def of(cls, target: Target, told: Mapping[str, Any] | None = None) -> "Server":
         """``told``: what ``ask`` brought."""
         told = told or {}
+        engine = told.get("engine")
+        engine = engine if isinstance(engine, Mapping) and isinstance(engine.get("emulated"), str) else {}
+        groups = engine.get("groups", 1)
         return cls(
             url=target.url,
             model=target.model,
@@ -48,13 +53,16 @@ class Server:
             vocab_size=target.vocab_size,
             max_model_len=target.max_model_len,
             flags=dict(_flags(told)),
+            emulated=engine.get("emulated", ""),
+            groups=groups if isinstance(groups, int) and groups > 0 else 1,
         )
 
     def describe(self) -> str:
         """``fullbore 0.1.0, DeepSeek-R1 (fp8)``."""
         software = " ".join(part for part in (self.software, self.version) if part)
         model = f"{self.model}{f' ({self.weights})' if self.weights else ''}"
-        return ", ".join(part for part in (software, model) if part) or "a server that is not named"
+        parts = filter(None, (software, model, self.emulated))
+        return ", ".join(parts) or "a server that is not named"
 
 
 @dataclass(frozen=True)

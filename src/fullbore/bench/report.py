@@ -10,6 +10,7 @@ from typing import Any
 
 from fullbore import __version__
 from fullbore.bench.client import Target
+from fullbore.bench.emulated import server_figures, server_timeline
 from fullbore.bench.identity import Machine, Server
 from fullbore.bench.load import Load
 from fullbore.scenario.histogram import Histogram
@@ -37,7 +38,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Result:
-    """One scenario at one load: ``concurrency`` is known of a closed loop and ``rate_s`` of an open one."""
+    """One scenario at one load: ``concurrency`` is known of a closed loop and ``rate_s`` of an open one.
+
+    Of a server of which one data-parallel group is emulated, all figures but ``records`` are the server's.
+    """
 
     scenario: Asked
     concurrency: int | None
@@ -74,13 +78,14 @@ class Result:
         processes: int = 1,
     ) -> "Result":
         """Of a load that just ran. ``told``: what ``identity.ask`` brought; ``machine``: before the load."""
-        found = figures(load.records, concurrency, scenario.limits)
-        steps = timeline(load.records)
+        server = Server.of(target, told)
+        found = server_figures(figures(load.records, concurrency, scenario.limits), server.groups)
+        steps = server_timeline(timeline(load.records), server.groups)
         return cls(
             scenario=Asked.of(scenario),
-            concurrency=concurrency,
-            rate_s=rate_s,
-            server=Server.of(target, told),
+            concurrency=None if concurrency is None else concurrency * server.groups,
+            rate_s=None if rate_s is None else rate_s * server.groups,
+            server=server,
             client=machine or Machine.here(),
             figures=found,
             certainty=certainty(load.records, found.steady, steps),

@@ -45,7 +45,8 @@ def heading(result: Result) -> str:
         else ""
     )
     told = f" ({', '.join(filter(None, (result.tool, result.source)))})" if _elsewhere(result) else ""
-    return f"{result.scenario.summary}{kept}{told}"
+    emulated = f"; {result.server.emulated}" if result.server.emulated else ""
+    return f"{result.scenario.summary}{kept}{told}{emulated}"
 
 
 def _elsewhere(result: Result) -> bool:

@@ -20,9 +20,10 @@ from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import ModelConfig, load_config
 from fullbore.model.convert import Converted
 from fullbore.model.deepseek import DeepseekV3
+from fullbore.model.held import Held
 from fullbore.model.made import Made
 from fullbore.model.parts import Call
-from fullbore.model.share import Held, held_specs
+from fullbore.model.share import held_specs
 from fullbore.model.specs import TensorSpec, tensor_specs
 from fullbore.model.weights import RECIPES, STORED, Recipe, recipe
 from fullbore.model.workload import Source, assemble, workload
