@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ranks import ranks, together
+from ranks import TORCH, ranks, together
 from small_models import DictSource, PagedRun, random_weights, small_config
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from fullbore.model.specs import tensor_specs
 from fullbore.parallel.layout import Layout, parse_layout, possible_layouts
 from fullbore.parallel.rank import Rank, Role
 
-SIZES = {"vocab_size": 104, "num_hidden_layers": 2}
+SIZES = {"vocab_size": 104, "num_hidden_layers": 2, "v_head_dim": 16}  # no cut falls between two FP8 blocks
 SEQUENCES = [
     [3, 7, 50, 2, 9, 11, 12],
     [60, 4, 4, 80, 33, 5, 6],
@@ -50,7 +50,7 @@ def source(fp8: bool, **changes: object) -> DictSource:
 def whole(fp8: bool, **changes: object) -> list[Tensor]:
     """The logits of each sequence by the network on one device."""
     held = source(fp8, **changes)
-    model = build(held.config, held, "float32")
+    model = build(held.config, held, "float32", TORCH)
     return [PagedRun(model, [each], 4, seed=2).finish(SCHEDULE)[0] for each in SEQUENCES]
 
 
@@ -140,8 +140,8 @@ def test_layers_that_share_weights_compute_alike_but_for_their_caches() -> None:
     for name in list(shared):
         if name.startswith(("model.layers.2.", "model.layers.3.")):
             shared[name] = shared["model.layers.1." + name.split(".", 3)[3]]
-    expected = build(config, DictSource(config, shared), "float32")
-    model = build(config, held, "float32", role=Role(distinct_layers=2))
+    expected = build(config, DictSource(config, shared), "float32", TORCH)
+    model = build(config, held, "float32", TORCH, role=Role(distinct_layers=2))
     assert len({id(layer) for layer in model.layers}) == 2
     assert len(model.new_cache(1, 4)) == 4
     assert 0.4 < model.bytes / expected.bytes < 0.7
