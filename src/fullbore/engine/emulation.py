@@ -3,7 +3,7 @@
 No torch: the server checks the flags with this before it starts an engine.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fullbore.engine.options import EngineOptions
 from fullbore.errors import UsageError
@@ -54,7 +54,10 @@ def emulation_of(options: EngineOptions, config: ModelConfig, usual_links: str =
     links, told = links_of(options.links or usual_links, layout.devices)
     # A checkpoint's own gate knows better which experts tokens go to; random ones know nothing.
     routing = options.routing or (USUAL_ROUTING if options.random_weights else NATURAL)
-    role = Role(Rank(layout, index, links), _layers(options, config), parse_balance(routing))
+    balance = parse_balance(routing)
+    if balance is not None and layout.ep == 1:  # a part of every expert is here: no device is busier
+        balance = replace(balance, busiest=1.0)
+    role = Role(Rank(layout, index, links), _layers(options, config), balance)
     if role.balance is not None:
         experts = config.n_routed_experts
         expert_table(role.balance, role.rank.experts(experts), experts, config.num_experts_per_tok, 0)

@@ -61,7 +61,7 @@ def on_cpus(config: ModelConfig, weights: str = "stored", dtype: str = "bfloat16
     wanted = conversion(weights)
     own = _PANELS["bf16" if dtype == "bfloat16" else "fp32"]
     whole_heads = config.qk_nope_head_dim % 128 == 0 and config.v_head_dim % 128 == 0
-    heads, latent = config.num_attention_heads, config.kv_lora_rank
+    latent = config.kv_lora_rank
 
     def format(spec: TensorSpec) -> Format:
         stored = "fp8_block" if spec.kind == "linear" and config.quantised else "bf16"
@@ -77,7 +77,7 @@ def on_cpus(config: ModelConfig, weights: str = "stored", dtype: str = "bfloat16
     def copies(spec: TensorSpec, rows: int, columns: int) -> tuple[tuple[int, int], ...]:
         if not spec.name.endswith(".kv_b_proj.weight"):
             return ((rows, columns),)
-        padded = -(-latent // 32) * 32
+        padded, heads = -(-latent // 32) * 32, rows // (config.qk_nope_head_dim + config.v_head_dim)
         return ((latent, config.qk_nope_head_dim), (config.v_head_dim, padded)) * heads
 
     return Keeping(format, 4, copies, _HUGE_PAGE)
