@@ -20,8 +20,9 @@ FLOORS = (
     ("model",),
     ("kernels",),
     ("ops",),
+    ("results",),
     ("scenario", "hardware", "parallel"),
-    ("flags", "screen"),
+    ("flags", "screen", "sheet"),
     ("errors", "__init__"),
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
@@ -50,8 +51,10 @@ TORCH_FREE = (
     "ops/store.py",
     "ops/setting.py",
     "ops/sources.py",
+    "results",
     "scenario",
     "parallel",
+    "sheet",
     "steptime",
     "server",
     "bench",

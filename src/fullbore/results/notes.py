@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from fullbore.bench.report import Result
+from fullbore.results.result import Result
 
 LITTLES_LAW_LOW, LITTLES_LAW_HIGH = 0.9, 1.02
 
@@ -17,6 +17,8 @@ def _notes(result: Result) -> Iterator[str]:
     where = f"{result.scenario.name} at {result.point}"
     if result.server.emulated:
         yield emulation_note(result)
+    if result.simulated:
+        yield f"simulated, not measured: {result.simulated.describe()}"
     if result.ended_early:
         cancelled = f"; {got.requests_cancelled} cancelled in flight" if got.requests_cancelled else ""
         yield f"{where}: {result.ended_early}{cancelled}"
