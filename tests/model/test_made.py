@@ -77,7 +77,7 @@ def test_a_matrix_larger_than_the_pool_is_filled_by_it_over_and_over() -> None:
     data = large.weight(name).data.view(torch.uint8)
     assert data.shape == (3, POOL_BYTES)
     assert torch.equal(data[0], data[1])
-    assert len(data[0, :4096].unique()) > 100
+    assert len(data[0, :4096].unique()) > 80
 
 
 def test_a_rank_of_a_preset_loads_without_a_checkpoint(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """One device of a layout: which part of everything is its own, and with whom it exchanges what."""
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -8,7 +9,7 @@ from fullbore.parallel.balance import Balance
 from fullbore.parallel.collectives import Links
 from fullbore.parallel.layout import Layout
 
-ALONE, NO_LINKS = Layout(), Links(1, "mesh", 1.0, 0.0)
+ALONE, NO_LINKS = Layout(), Links(1, "mesh", math.inf, 0.0)  # nothing to wait for
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Exchange:
 @dataclass(frozen=True)
 class Rank:
     """Device ``index`` of ``layout``; its attention group holds consecutive devices, and so does the group
-    that an expert is cut over. ``links``: of all devices."""
+    that an expert is cut over. ``links``: of each device."""
 
     layout: Layout = ALONE
     index: int = 0
@@ -51,7 +52,8 @@ class Rank:
     @property
     def exchange(self) -> Exchange:
         """Among all devices."""
-        return Exchange(self.links, self.layout.dp, self.index // self.layout.tp)
+        links = replace(self.links, devices=self.layout.devices)
+        return Exchange(links, self.layout.dp, self.index // self.layout.tp)
 
     def experts(self, count: int) -> range:
         """Which of ``count`` experts it has, or has a part of."""
