@@ -29,7 +29,7 @@ def test_a_collective_takes_what_the_link_model_says(kernel: type[DelayAllReduce
     exchange, made = Exchange(Links(4, "switch", 1e8, 1e-4), 2, 1), kernel("float32")
     x = torch.randn(64, 96)
     expected = seconds(kernel.operator, exchange, x)
-    assert expected > 3e-4
+    assert expected > 2e-4
     begin = time.perf_counter()
     made.run(made.pack(exchange), x)
     assert time.perf_counter() - begin >= expected
