@@ -32,6 +32,15 @@ class Device:
 
         return torch.cuda.mem_get_info(self.place)[0]
 
+    @property
+    def usual_links(self) -> str:
+        """What joins such devices in a server: nvlink or xgmi; for a CPU, which stands for any, xgmi."""
+        if self.place == "cpu":
+            return "xgmi"
+        import torch
+
+        return "xgmi" if torch.version.hip else "nvlink"
+
 
 CPU = Device("cpu", "cpu")
 CUDA = Device("cuda", "cuda")

@@ -37,6 +37,8 @@ class FirstTune:
         if self.mode != "auto":
             return self.mode != "off"
         options = self.options
+        if options.emulate_rank or options.random_weights:
+            return False
         dtype = best_dtype() if options.dtype == "auto" else options.dtype
         return not Setting.of(options.scenario, options.concurrency, options.threads).covers(
             Path(options.model), dtype, options.weights, kv_bits(options.kv_cache_dtype, dtype)
