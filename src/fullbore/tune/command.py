@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from fullbore.errors import UsageError
+from fullbore.hardware.device import find_device
 from fullbore.tune.options import add_flags, setting
 
 
@@ -57,7 +58,14 @@ def _tune(args: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     from fullbore.tune.session import Session
 
-    session = Session.of(args.model, args.dtype, setting(args), args.weights, args.kv_cache_dtype)
+    session = Session.of(
+        args.model,
+        args.dtype,
+        setting(args),
+        args.weights,
+        args.kv_cache_dtype,
+        find_device(args.device),
+    )
     session.measure(args.thorough, args.only_choices, args.again)
     if not args.quiet:
         session.report(args.by_tokens)
