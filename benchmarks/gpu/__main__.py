@@ -6,6 +6,7 @@ serves. What is done is written as it comes. ``--only floors`` needs no GPU.
 """
 
 import argparse
+import gc
 import json
 import sys
 import time
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.gpu import serving, table
 from benchmarks.gpu.operators import Bench, Point, Row, measure
@@ -181,6 +184,8 @@ def _serve(layouts: Sequence[str], report: Report) -> None:
     if report.meaningless or not serving.able():
         report.tell("serving left out: needs a GPU and fullbore serve --emulate-rank")
         return
+    gc.collect()
+    torch.cuda.empty_cache()  # the server is another process, and wants most of the memory
     until = time.monotonic() + BUDGETS_S["serving"]
     for layout in layouts:
         if time.monotonic() > until:
