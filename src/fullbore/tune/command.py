@@ -33,6 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    # Waiting threads must sleep, as in the engine: two pools that spin keep each other from the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from fullbore.tune import share
 
     given = setting(args)
@@ -52,8 +54,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tune(args: argparse.Namespace) -> None:
-    # Waiting threads must sleep, as in the engine: two pools that spin keep each other from the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # A caught end leaves no mark on the kernel at work, as one that ends the process by itself does.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     from fullbore.tune.session import Session
