@@ -126,7 +126,11 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             wire.send(Progress(done, total))
 
     setting = Setting.of(
-        options.scenario, options.concurrency, options.threads, options.max_num_batched_tokens
+        options.scenario,
+        options.concurrency,
+        options.threads,
+        options.max_num_batched_tokens,
+        device.kind,
     )
     tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, device.free_bytes())
     emulation = emulation_of(options, load_config(folder), device.usual_links)
