@@ -25,7 +25,7 @@ from fullbore.plan.composition import composition
 from fullbore.plan.simulator import Server, Simulated, simulate
 from fullbore.scenario.scenario import Scenario, load_scenario
 from fullbore.screen import console
-from fullbore.steptime.layout import parse_layout
+from fullbore.parallel.layout import parse_layout
 from fullbore.steptime.model import Setting, StepTime
 from fullbore.steptime.network import RECIPES
 from fullbore.steptime.profiles import find_profile

@@ -19,7 +19,7 @@ from fullbore.plan.space import Space, trials
 from fullbore.plan.trial import Trial
 from fullbore.scenario.scenario import load_scenario
 from fullbore.server import command
-from fullbore.steptime.layout import parse_layout
+from fullbore.parallel.layout import parse_layout
 from fullbore.steptime.network import RECIPES
 from fullbore.steptime.profiles import find_profile
 
