@@ -21,11 +21,11 @@ from fullbore.engine.scheduler import Scheduler
 from fullbore.engine.step import Sampled, Step
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.parallel.layout import parse_layout
 from fullbore.plan.composition import composition
 from fullbore.plan.simulator import Server, Simulated, simulate
 from fullbore.scenario.scenario import Scenario, load_scenario
 from fullbore.screen import console
-from fullbore.parallel.layout import parse_layout
 from fullbore.steptime.model import Setting, StepTime
 from fullbore.steptime.network import RECIPES
 from fullbore.steptime.profiles import find_profile

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from fullbore.flags import Parser
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.parallel.layout import parse_layout
 from fullbore.plan.demand import demand_of
 from fullbore.plan.launch import flag_tables, launch, launchable
 from fullbore.plan.space import Space, trials
 from fullbore.plan.trial import Trial
 from fullbore.scenario.scenario import load_scenario
 from fullbore.server import command
-from fullbore.parallel.layout import parse_layout
 from fullbore.steptime.network import RECIPES
 from fullbore.steptime.profiles import find_profile
 
