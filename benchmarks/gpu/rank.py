@@ -7,7 +7,7 @@ from benchmarks.gpu.operators import Row
 from fullbore.hardware.servers import find_server
 from fullbore.model.config import parse_config
 from fullbore.model.make_checkpoint import config_fields
-from fullbore.steptime.layout import parse_layout
+from fullbore.parallel.layout import parse_layout
 from fullbore.steptime.model import Setting, StepTime
 from fullbore.steptime.network import find_recipe
 from fullbore.steptime.profiles import find_profile

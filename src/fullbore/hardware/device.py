@@ -3,11 +3,15 @@
 import importlib.util
 from dataclasses import dataclass
 
-from fullbore.errors import UsageError
+from fullbore.errors import FullboreError, UsageError
 from fullbore.hardware.gpus import interpreted
 from fullbore.hardware.limits import free_memory_bytes
 
 DEVICES = ("auto", "cpu", "cuda")
+
+
+class DeviceLostError(FullboreError):
+    """A device that answers everything with an error; only a new process may get it back."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,15 @@ class Device:
         import torch
 
         return torch.cuda.mem_get_info(self.place)[0]
+
+    @property
+    def usual_links(self) -> str:
+        """What joins such devices in a server: nvlink or xgmi; for a CPU, which stands for any, xgmi."""
+        if self.place == "cpu":
+            return "xgmi"
+        import torch
+
+        return "xgmi" if torch.version.hip else "nvlink"
 
 
 CPU = Device("cpu", "cpu")

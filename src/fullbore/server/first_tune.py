@@ -38,6 +38,8 @@ class FirstTune:
         if self.mode != "auto":
             return self.mode != "off"
         options = self.options
+        if options.emulate_rank or options.random_weights:
+            return False
         kind = probable_kind(options.device)
         best = best_dtype() if kind == "cpu" else "bfloat16"
         dtype = best if options.dtype == "auto" else options.dtype
