@@ -59,15 +59,26 @@ def served(
                 if time.monotonic() > until:
                     tell(f"out of time: {scenario} not measured")
                     break
-                figures[scenario] = _bench(url, scenario, concurrency, requests, Path(folder))
+                # Of data-parallel groups one is emulated, with its share of the load; ``bench`` multiplies.
+                share = -(-concurrency // groups(layout))
+                figures[scenario] = _bench(
+                    url, scenario, share, share * requests // concurrency, Path(folder)
+                )
     return Served(layout, cold, warm, figures)
+
+
+def groups(layout: str) -> int:
+    """Data-parallel groups: 8 in ``ep8dp8``."""
+    found = re.search(r"dp(\d+)", layout)
+    return int(found[1]) if found else 1
 
 
 @contextlib.contextmanager
 def _server(layout: str, caches: dict[str, str]) -> Iterator[tuple[str, float]]:
     """Its URL, and the seconds until it said that it is ready."""
     words = ["serve", "deepseek-v3", "--random-weights", "--emulate-rank", "0/8", "--layout", layout]
-    words += ["--links", SERVER, "--port", "0", "--tune", "off", "--max-num-seqs", "256"]
+    words += ["--links", SERVER, "--port", "0", "--tune", "off"]
+    words += ["--max-num-seqs", str(-(-256 // groups(layout)))]
     begin = time.monotonic()
     process = subprocess.Popen(
         [*FULLBORE, *words], env={**os.environ, **caches}, text=True, stdout=subprocess.PIPE,

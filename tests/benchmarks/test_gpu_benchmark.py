@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from benchmarks.gpu import serving
 from benchmarks.gpu.__main__ import SMALL, main
 from benchmarks.gpu.operators import Bench, Point, Row, measure
 from benchmarks.gpu.parts import LAYOUTS, parts
@@ -150,6 +151,45 @@ def test_what_is_misspelt_is_refused(capsys: pytest.CaptureFixture[str], tmp_pat
     assert main(["--only", "floor"]) == 2
     assert "did you mean floors?" in capsys.readouterr().err
     assert main(["--json", str(tmp_path / "none" / "x.json")]) == 2
+
+
+SERVER = """
+import http.server, json, os, sys
+words = sys.argv[1:]
+with open(os.environ["SEEN"], "a") as file:
+    file.write(json.dumps(words) + "\\n")
+if words[0] == "serve":
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    print(f"serves at http://127.0.0.1:{server.server_port}/v1", flush=True)
+    server.serve_forever()
+figures = {"results": [{"figures": {"tpot_ms": {"mean": 30.0}}}]}
+open(words[words.index("--json") + 1], "w").write(json.dumps(figures))
+"""
+
+
+@pytest.mark.parametrize(("layout", "share"), [("tp8", 158), ("ep8dp8", 20)])
+def test_a_rank_is_served_cold_then_warm_and_benchmarked(
+    layout: str, share: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, seen = tmp_path / "server.py", tmp_path / "seen"
+    program.write_text(SERVER)
+    monkeypatch.setenv("SEEN", str(seen))
+    monkeypatch.setattr(serving, "FULLBORE", (sys.executable, str(program)))
+    told: list[str] = []
+    found = serving.served(layout, float("inf"), told.append, (("dialog", 158, 158),))
+    assert found.figures == {"dialog": {"tpot_ms": {"mean": 30.0}}}
+    assert min(found.cold_ready_s, found.warm_ready_s) > 0
+    first, second, load = (json.loads(line) for line in seen.read_text().splitlines())
+    assert first == second
+    assert first[first.index("--layout") + 1] == layout
+    assert load[load.index("--concurrency") + 1] == load[load.index("--requests") + 1] == str(share)
+    late = serving.served(layout, 0.0, told.append, (("dialog", 158, 158),))
+    assert late.figures == {}
+    assert told[-1] == "out of time: dialog not measured"
 
 
 @pytest.mark.skipif(

@@ -89,10 +89,13 @@ def test_large_matrices_are_drawn_once() -> None:
     assert len(drawn) == 1
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("operator", OPERATORS.values(), ids=list(OPERATORS))
-def test_the_torch_kernels_pass(operator: Operator, dtype: str) -> None:
+# Exchanges between ranks have kernels that wait instead.
+BY_TORCH = [OPERATORS[entry.operator] for entry in CATALOGUE.entries if entry.name == "torch"]
 
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("operator", BY_TORCH, ids=lambda operator: operator.name)
+def test_the_torch_kernels_pass(operator: Operator, dtype: str) -> None:
     shape, format = operator.shapes[0], operator.formats[0]
     drawn = operator.draw(shape, operator.cases[0], format, torch.float32, torch.Generator())
     job = Job.of(operator, drawn.weights, dtype, "cpu")
