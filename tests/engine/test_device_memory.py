@@ -8,6 +8,7 @@ from late_stream import LateStream
 from tiny_checkpoint import write_checkpoint
 
 from fullbore.engine import process
+from fullbore.engine.graphs import largest
 from fullbore.engine.memory import CACHING, CAPTURING, LOADING, REHEARSING, Accounted, Holdings, Phase
 from fullbore.engine.options import EngineOptions
 from fullbore.engine.rehearsal import rehearse
@@ -117,19 +118,10 @@ def test_a_gpu_gives_the_cache_all_that_steps_leave_but_a_margin_for_graphs() ->
     assert size_cache(options, 100, 1000, GIB).pages == 2 * 7
 
 
-def test_flags_of_graphs_reach_the_engine(tmp_path: Path) -> None:
-    import argparse
-
-    from fullbore.server import command
-
-    parser = argparse.ArgumentParser()
-    command.configure(parser)
-    folder = write_checkpoint(tmp_path)
-    told = [
-        command._engine_options(parser.parse_args(["demo", *flags]), folder)
-        for flags in ([], ["--enforce-eager"], ["--cuda-graph-max-bs", "40"])
-    ]
-    assert [(each.cuda_graph, each.cuda_graph_max_bs) for each in told] == [(True, 0), (False, 0), (True, 40)]
+def test_the_largest_graph_is_no_larger_than_a_step() -> None:
+    sizes = [(64, 0), (400, 0), (400, 300), (64, 100)]
+    options = [EngineOptions("x", max_num_seqs=rows, cuda_graph_max_bs=most) for rows, most in sizes]
+    assert [largest(each) for each in options] == [64, 256, 300, 64]
 
 
 def test_a_start_that_is_short_of_memory_says_what_it_was_doing(

@@ -30,11 +30,18 @@ def run(*argv: str) -> int:
         (("--max-num-batched-tokens", "--chunked-prefill-size"), "max_num_batched_tokens", 77),
         (("--max-queued-requests", "--max-num-queued-reqs"), "max_queued_requests", 77),
         (("--tensor-parallel-size", "--tp-size", "--tp"), "tensor_parallel_size", 77),
+        (("--cuda-graph-max-bs", "--max-cudagraph-capture-size"), "cuda_graph_max_bs", 77),
     ],
 )
 def test_both_spellings_mean_the_same(spellings: tuple[str, ...], name: str, value: int) -> None:
     for spelling in spellings:
         assert parse("demo", spelling, str(value))[name] == value
+
+
+def test_graphs_are_turned_off_in_two_ways() -> None:
+    assert parse("demo")["cuda_graph"] is True
+    assert parse("demo", "--disable-cuda-graph")["cuda_graph"] is False
+    assert parse("demo", "--enforce-eager")["cuda_graph"] is False
 
 
 def test_prefix_caching_is_turned_off_in_three_ways() -> None:
