@@ -1,7 +1,7 @@
 """Compile Triton kernels, without a GPU, for the GPU named on the command line: one JSON line for each.
 
     python tests/kernels/on_triton/compiling.py sm_90|gfx942 [--operator NAME] [--variant NAME]
-        [--layout tp8|ep8] [--tokens N]
+        [--format NAME] [--layout tp8|ep8] [--tokens N]
 
 Operators run on tensors without values at the shapes of one rank of the 671B model, on eight GPUs with split
 matrices (tp8) or with whole attention and a share of the experts (ep8); what they would launch is compiled.
@@ -215,7 +215,7 @@ def main(arguments: argparse.Namespace) -> None:
         made = kernel("bfloat16", target)
         told = 0
         for layout in (arguments.layout,) if arguments.layout else LAYOUTS:
-            for format in kernel.formats:
+            for format in (each for each in kernel.formats if arguments.format in (None, each)):
                 for tokens in (arguments.tokens,) if arguments.tokens else TOKENS:
                     for weights, inputs in cases(entry.operator, layout, tokens, format):
                         made.run(made.pack(*weights), *inputs)
@@ -230,6 +230,7 @@ if __name__ == "__main__":
     parser.add_argument("gpu", choices=GPUS)
     parser.add_argument("--operator")
     parser.add_argument("--variant")
+    parser.add_argument("--format")
     parser.add_argument("--layout", choices=LAYOUTS)
     parser.add_argument("--tokens", type=int)
     main(parser.parse_args())

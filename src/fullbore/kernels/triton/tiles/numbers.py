@@ -27,6 +27,26 @@ def rounded(x, to):
 
 
 @triton.jit
+def from_byte(value):
+    """bfloat16 of FP8 or int8, exactly."""
+    if WIDE:  # the interpreter takes integers for bfloat16's bits
+        return value.to(tl.float32).to(tl.bfloat16)
+    return value.to(tl.bfloat16)
+
+
+@triton.jit
+def from_nibble(code):
+    """bfloat16 of a number that is kept as 4 bits, 8 more than itself.
+
+    The bits of 128 + code are those of 128 and the code: no conversion from integers, which GPUs do slowly.
+    """
+    above = ((code & 15).to(tl.int16) | 0x4300).to(tl.bfloat16, bitcast=True)
+    if WIDE:
+        return (above.to(tl.float32) - 136.0).to(tl.bfloat16)
+    return above - 136.0
+
+
+@triton.jit
 def e4m3_codes(x):
     """The nearest e4m3fn codes of float32 numbers up to 448, ties to even: in integers, since not every
     device has this e4m3."""
