@@ -1,11 +1,11 @@
 """Compile Triton kernels, without a GPU, for the GPU named on the command line: one JSON line for each.
 
     python tests/kernels/on_triton/compiling.py sm_90|gfx942 [--operator NAME] [--variant NAME]
-        [--format NAME] [--layout tp8|ep8] [--tokens N]
+        [--format NAME] [--layout tp8|tp4|ep8] [--tokens N]
 
 Operators run on tensors without values at the shapes of one rank of the 671B model, on eight GPUs with split
-matrices (tp8) or with whole attention and a share of the experts (ep8); what they would launch is compiled.
-So tiles, types and alignment are those of a real run.
+matrices (tp8) or with whole attention and a share of the experts (ep8), and attention on four GPUs (tp4); what
+they would launch is compiled. So tiles, types and alignment are those of a real run.
 """
 
 import argparse
@@ -40,7 +40,7 @@ GPUS = {"sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942",
 MATRIX = {"sm_90": r"\b(?:wgmma|mma)\.[\w.:]*", "gfx942": r"\bv_mfma_\w+"}  # products on tensor cores
 TOKENS = (16, 158, 1024)
 CONTEXT = 640
-LAYOUTS = ("tp8", "ep8")
+LAYOUTS = ("tp8", "tp4", "ep8")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Rank:
 def rank(layout: str) -> Rank:
     """``tp8``: every matrix cut in eight; ``ep8``: whole attention, an eighth of the experts."""
     c = PRESETS["deepseek-v3"]
-    cut = 8 if layout == "tp8" else 1
+    cut = {"tp8": 8, "tp4": 4, "ep8": 1}[layout]
     heads, hidden, inter = c["num_attention_heads"] // cut, c["hidden_size"], c["moe_intermediate_size"]
     down = c["q_lora_rank"] + c["kv_lora_rank"] + c["qk_rope_head_dim"]
     q = heads * (c["qk_nope_head_dim"] + c["qk_rope_head_dim"])
@@ -215,6 +215,8 @@ def main(arguments: argparse.Namespace) -> None:
         made = kernel("bfloat16", target)
         told = 0
         for layout in (arguments.layout,) if arguments.layout else LAYOUTS:
+            if layout == "tp4" and not entry.operator.startswith("mla"):
+                continue
             for format in (each for each in kernel.formats if arguments.format in (None, each)):
                 for tokens in (arguments.tokens,) if arguments.tokens else TOKENS:
                     for weights, inputs in cases(entry.operator, layout, tokens, format):

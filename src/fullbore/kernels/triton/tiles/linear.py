@@ -3,17 +3,13 @@
 import triton
 import triton.language as tl
 
-from fullbore.kernels.triton.tiles.numbers import e4m3_factor, from_byte, from_nibble, product, rounded_e4m3
-
-
-@triton.jit
-def multiplied(left, right, sums, SWAP: tl.constexpr):
-    """sums + left @ right in float32, as [m, n]; computed as its transpose where ``SWAP``: what is wide
-    (outputs) then fills the side of the hardware's tile that has the most rows, however few tokens there are.
-    """
-    if SWAP:
-        return tl.trans(product(tl.trans(right), tl.trans(left), tl.trans(sums)))
-    return product(left, right, sums)
+from fullbore.kernels.triton.tiles.numbers import (
+    e4m3_factor,
+    from_byte,
+    from_nibble,
+    multiplied,
+    rounded_e4m3,
+)
 
 
 @triton.jit

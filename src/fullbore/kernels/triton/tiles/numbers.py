@@ -17,6 +17,16 @@ def product(left, right, sums):
 
 
 @triton.jit
+def multiplied(left, right, sums, SWAP: tl.constexpr):
+    """sums + left @ right in float32, as [m, n]; computed as its transpose where ``SWAP``: what is wide
+    (outputs) then fills the side of the hardware's tile that has the most rows, however few tokens there are.
+    """
+    if SWAP:
+        return tl.trans(product(tl.trans(right), tl.trans(left), tl.trans(sums)))
+    return product(left, right, sums)
+
+
+@triton.jit
 def rounded(x, to):
     """float32 to the type that a pointer ``to`` points at, to nearest, ties to even."""
     if WIDE and to.dtype.element_ty == tl.bfloat16:
