@@ -4,8 +4,8 @@
         [--format NAME] [--layout tp8|tp4|ep8] [--tokens N]
 
 Operators run on tensors without values at the shapes of one rank of the 671B model, on eight GPUs with split
-matrices (tp8) or with whole attention and a share of the experts (ep8), and attention on four GPUs (tp4); what
-they would launch is compiled. So tiles, types and alignment are those of a real run.
+matrices (tp8) or with whole attention and a share of the experts (ep8), and attention on four GPUs (tp4).
+What they would launch is compiled, so tiles, types and alignment are those of a real run.
 """
 
 import argparse
@@ -29,12 +29,15 @@ from fullbore.kernels.triton.device import CDNA_LOCAL_BYTES, HOPPER_LOCAL_BYTES,
 from fullbore.model.presets import PRESETS
 from fullbore.ops.attention import Heads
 from fullbore.ops.cache import CacheRow
+from fullbore.ops.contract import Job
 from fullbore.ops.formats import outline
+from fullbore.ops.operators import OPERATORS
 from fullbore.ops.route import Routing
 
 TYPES = {
-    torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64",
-    torch.int8: "*i8", torch.uint8: "*u8", torch.float8_e4m3fn: "*fp8e4nv", torch.float8_e4m3fnuz: "*fp8e4b8",
+    torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64", torch.int8: "*i8",
+    torch.uint8: "*u8", torch.int32: "*i32", torch.int64: "*i64", torch.float8_e4m3fn: "*fp8e4nv",
+    torch.float8_e4m3fnuz: "*fp8e4b8",
 }  # fmt: skip
 GPUS = {"sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
 MATRIX = {"sm_90": r"\b(?:wgmma|mma)\.[\w.:]*", "gfx942": r"\bv_mfma_\w+"}  # products on tensor cores
@@ -185,6 +188,9 @@ def small_cases(operator: str, layout: str, tokens: int) -> Iterator[tuple[tuple
         yield (outline((vocab, hidden), "bf16"),), (empty(tokens, dtype=torch.int64),)
     if operator == "greedy":
         yield (vocab,), (empty(tokens, vocab),)
+    if operator == "sample":
+        of_row = (torch.float32, torch.int64, torch.float64, torch.float64, torch.float64)
+        yield (vocab,), (empty(tokens, vocab), *(empty(tokens, dtype=dtype) for dtype in of_row))
     if operator == "rms_norm":
         yield norm, (x,)
     if operator == "add_rms_norm":
@@ -215,11 +221,15 @@ def main(arguments: argparse.Namespace) -> None:
         made = kernel("bfloat16", target)
         told = 0
         for layout in (arguments.layout,) if arguments.layout else LAYOUTS:
-            if layout == "tp4" and not entry.operator.startswith("mla"):
+            others = "tp8" if kernel.family else "ep8"
+            if layout not in ("tp8", others) and not entry.operator.startswith("mla"):
                 continue
             for format in (each for each in kernel.formats if arguments.format in (None, each)):
                 for tokens in (arguments.tokens,) if arguments.tokens else TOKENS:
                     for weights, inputs in cases(entry.operator, layout, tokens, format):
+                        job = Job.of(OPERATORS[entry.operator], weights, "bfloat16", "cuda")
+                        if kernel.misfits(job, target):
+                            continue
                         made.run(made.pack(*weights), *inputs)
                         for line in list(target.found.values())[told:]:
                             about = {"operator": entry.operator, "variant": entry.name, "layout": layout}

@@ -13,15 +13,14 @@ import torch
 import triton
 from torch import Tensor
 
-from fullbore.kernels.triton.device import TritonKernel, power_of_two
+from fullbore.kernels.triton.device import Target, TritonKernel, power_of_two
 from fullbore.kernels.triton.pointwise import unaligned_rows
 from fullbore.kernels.triton.tiles.attention import combine_parts, decode_tile, gather_rows, prefill_tile
 from fullbore.ops.attention import Heads
 from fullbore.ops.contract import Job
 from fullbore.ops.formats import Weight
 
-KEYS = 64  # of a tile of prefill
-QUERIES = 64  # of a tile of prefill
+KEYS = 64  # gathered by one program
 STEP = 128  # a part's keys are a multiple of this many, as tiles are of fewer
 LOG2E = 1.4426950408889634
 
@@ -42,8 +41,8 @@ class _TritonAttention(TritonKernel):
     layout = "triton_absorbed"
 
     @classmethod
-    def unsupported(cls, job: Job) -> list[str]:
-        return [*cls.unintended(job), *unaligned_rows(job)]
+    def misfits(cls, job: Job, target: Target) -> list[str]:
+        return [*super().misfits(job, target), *unaligned_rows(job)]
 
     def pack(self, kv_b: Weight, heads: Heads) -> Absorbed:
         matrix = self.to_device(kv_b.dequantise(torch.bfloat16))
@@ -65,6 +64,8 @@ class _TritonAttention(TritonKernel):
 class TritonMlaDecode(_TritonAttention):
     operator = "mla_decode"
     most_heads: ClassVar[int] = 64  # of a tile, each of which reads the cache once
+    most_keys: ClassVar[int] = 32
+    spread: ClassVar[int] = 2  # parts for each processor
 
     def run(self, packed: Absorbed, q: Tensor, cache: Tensor, table: Tensor, contexts: Tensor) -> Tensor:
         """q: [rows, heads, nope + rope]; cache: [pages, page_size, width]; table: [rows, max_pages] int32;
@@ -75,7 +76,7 @@ class TritonMlaDecode(_TritonAttention):
         q_latent = torch.bmm(q[..., : heads.nope].transpose(0, 1), packed.keys)  # [heads, rows, latent]
         block_h, keys, warps = self.tile(heads)
         tiles = triton.cdiv(heads.count, block_h)
-        wanted = max(1, 2 * self.target.processors // tiles)
+        wanted = max(1, self.spread * self.target.processors // tiles)
         places = wanted + rows, heads.count
         outputs = q.new_empty(*places, heads.latent, dtype=torch.float32)
         sums = q.new_empty(places, dtype=torch.float32)
@@ -100,12 +101,16 @@ class TritonMlaDecode(_TritonAttention):
         roomy, fp8 = self.target.roomy, heads.kv_bits == 8
         fitting = (16 if fp8 else 32) if roomy else (32 if fp8 else 64)
         block_h = min(self.most_heads, fitting, power_of_two(heads.count))
-        keys = 16 if not roomy and (fp8 or block_h > 32) else 32
-        return block_h, keys, 8 if roomy and block_h > 16 else 4
+        keys = (32 if fp8 else 64) if roomy else (16 if fp8 or block_h > 32 else 32)
+        return block_h, min(self.most_keys, keys), 8 if roomy and block_h > 16 else 4
 
 
 class TritonMlaPrefill(_TritonAttention):
     operator = "mla_prefill"
+    queries: ClassVar[int] = 64  # of a tile
+    keys: ClassVar[int] = 64  # of a tile
+    warps: ClassVar[int] = 4
+    stages: ClassVar[int] = 3
 
     def run(self, packed: Absorbed, q: Tensor, cache: Tensor, pages: Tensor, first: int) -> Tensor:
         """q: [tokens, heads, nope + rope] at positions from ``first`` on; cache: [pages, page_size, width];
@@ -121,10 +126,11 @@ class TritonMlaPrefill(_TritonAttention):
         expanded = rows[:, : heads.latent] @ packed.kv_b  # [keys, heads * (nope + v)]
         y = q.new_empty(tokens, heads.count * heads.v)
         self.launch(
-            prefill_tile, (triton.cdiv(tokens, QUERIES), heads.count),
+            prefill_tile, (triton.cdiv(tokens, self.queries), heads.count),
             q.contiguous(), expanded, rows, y, tokens, first, heads.softmax_scale * LOG2E,
             COUNT=heads.count, NOPE=heads.nope, ROPE=heads.rope, V=heads.v, LATENT=heads.latent,
             NOPE_ROOM=power_of_two(heads.nope), ROPE_ROOM=sizes["ROPE_ROOM"],
-            V_ROOM=power_of_two(heads.v), BLOCK_Q=QUERIES, BLOCK_K=KEYS,
+            V_ROOM=power_of_two(heads.v), BLOCK_Q=self.queries, BLOCK_K=self.keys,
+            warps=self.warps, stages=self.stages,
         )  # fmt: skip
         return y

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from fullbore.ops.contract import Kernel
+from fullbore.ops.contract import Job, Kernel
 from fullbore.ops.formats import BLOCK, E4M3_MAX, Weight
 
 STORED = ("fp8_block", "bf16", "int8", "int4_g32", "int4_g128")  # what products take
@@ -45,6 +45,10 @@ class Target:
     def roomy(self) -> bool:
         """Whether tiles of several steps fit in local memory at once."""
         return self.local_bytes > CDNA_LOCAL_BYTES
+
+    def stages(self, wanted: int, each: int) -> int:
+        """As many of ``wanted`` tiles on their way as fit, of ``each`` bytes."""
+        return max(2, min(wanted, self.local_bytes // each))
 
     def launch(
         self, kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, stages: int = 3, **meta: Any
@@ -106,7 +110,8 @@ class Matrix(NamedTuple):
 class TritonKernel(Kernel):
     """The common part: devices, types and the transport of weights.
 
-    ``target``: another one than this process's own, for tests.
+    ``target``: another one than this process's own, for tests. ``hopper``: whether it was made for
+    Hopper's local memory and registers, or would be another kernel's double without them.
     """
 
     name = "triton"
@@ -114,6 +119,19 @@ class TritonKernel(Kernel):
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
     formats: ClassVar[tuple[str, ...]] = ("fp8_block", "bf16")
     dtypes: ClassVar[tuple[str, ...]] = ("bfloat16",)
+    hopper: ClassVar[bool] = False
+
+    @classmethod
+    def unsupported(cls, job: Job) -> list[str]:
+        return cls.unintended(job) or cls.misfits(job, here())
+
+    @classmethod
+    def misfits(cls, job: Job, target: Target) -> list[str]:
+        """Why this kernel cannot do ``job`` on ``target``, whose device and types it takes."""
+        if cls.hopper and not target.roomy:
+            has = f"{target.local_bytes >> 10} KiB"
+            return [f"has tiles for {HOPPER_LOCAL_BYTES >> 10} KiB of local memory, and there are {has}"]
+        return []
 
     def __init__(self, dtype: str, target: Target | None = None) -> None:
         super().__init__(dtype)

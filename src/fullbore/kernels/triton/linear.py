@@ -17,8 +17,6 @@ from fullbore.kernels.triton.device import STORED, Matrix, Target, TritonKernel,
 from fullbore.kernels.triton.tiles.linear import add_parts, linear_tile, round_blocks
 from fullbore.ops.formats import BLOCK, Weight
 
-OUTPUTS = 64  # of a tile
-
 
 class Rows(NamedTuple):
     """Activations as a product takes them. ``scale``: [tokens, ceil(in / 128)] float32, empty where they are
@@ -32,6 +30,9 @@ class TritonLinear(TritonKernel):
     operator = "linear"
     formats: ClassVar[tuple[str, ...]] = STORED
     swap: ClassVar[bool] = False  # whether the transpose is computed
+    outputs: ClassVar[int] = 64  # of a tile
+    warps: ClassVar[int] = 4
+    stages: ClassVar[int] = 3
 
     def pack(self, *weights: Weight) -> Matrix:
         return self.place(*weights)
@@ -41,14 +42,16 @@ class TritonLinear(TritonKernel):
         tokens, out, in_ = len(x), len(packed.data), packed.columns
         rows = rows_of(self.target, x, bool(self.rounds))
         block_t = tile_rows(tokens)
-        tiles = -(-out // OUTPUTS), -(-tokens // block_t)
+        tiles = -(-out // self.outputs), -(-tokens // block_t)
         split = parts(2 * self.target.processors, tiles[0] * tiles[1], -(-in_ // packed.block))
+        each = packed.block * (rows.data.itemsize * block_t + packed.data.itemsize * self.outputs)
+        stages = self.target.stages(self.stages, each)
         y = x.new_empty(tokens, out)
         sums = y if split == 1 else x.new_empty(split, tokens, out, dtype=torch.float32)
         self.launch(
             linear_tile, (*tiles, split), *rows, packed.data, packed.scale, sums, tokens,
             OUT=out, IN=in_, ROUNDED=bool(self.rounds), SPLIT=split, SWAP=self.swap, BLOCK_T=block_t,
-            BLOCK_N=OUTPUTS, **packed.meta,
+            BLOCK_N=self.outputs, warps=self.warps, stages=stages, **packed.meta,
         )  # fmt: skip
         if split > 1:
             self.launch(add_parts, (-(-y.numel() // 1024),), sums, y, y.numel(), PARTS=split, SIZE=1024)

@@ -22,7 +22,6 @@ from fullbore.kernels.triton.tiles.moe import add_slots, down_tile, gate_up_tile
 from fullbore.ops.ffn import Expert
 from fullbore.ops.formats import BLOCK, Weight
 
-INNER = 64  # outputs of a tile of the first product (of gate and of up), and of the second
 IDS = 1024  # looked at together
 
 
@@ -45,6 +44,9 @@ class _TritonExperts(TritonKernel):
     layout = "triton_experts"
     formats: ClassVar[tuple[str, ...]] = STORED
     swap: ClassVar[bool] = False  # whether transposes are computed
+    outputs: ClassVar[int] = 64  # of a tile of the first product (of gate and of up), and of the second
+    warps: ClassVar[int] = 4  # of a tile of few rows
+    stages: ClassVar[int] = 3
 
     def pack_experts(self, experts: Sequence[Expert], routed: int) -> Experts:
         inter = len(experts[0][0].data)
@@ -89,6 +91,9 @@ class _TritonExperts(TritonKernel):
             x.new_empty(tokens * slots, blocks if rounded else 0, dtype=torch.float32),
         )
         outer = x.new_empty(tokens * slots, hidden)
+        each = packed.down.block * (
+            rows.data.itemsize * block_t + 2 * packed.down.data.itemsize * self.outputs
+        )
         meta = {
             "HIDDEN": hidden,
             "INTER": inter,
@@ -98,18 +103,19 @@ class _TritonExperts(TritonKernel):
             "ROUNDED": rounded,
             "SWAP": self.swap,
             "BLOCK_T": block_t,
-            "warps": 8 if block_t > (32 if rounded else 64) else 4,
+            "warps": 8 if block_t > (32 if rounded else 64) else self.warps,
+            "stages": self.target.stages(self.stages, each),
         }
-        first, second, width = packed.gate_up, packed.down, BLOCK if rounded else INNER
+        first, second, width = packed.gate_up, packed.down, BLOCK if rounded else self.outputs
         self.launch(
             gate_up_tile, (tiles, -(-inter // width)),
             *rows, first.data, first.scale, *inner, lists, counts, tokens,
             LARGEST=self.target.fp8_largest, BLOCK_N=width, **first.meta, **meta,
         )  # fmt: skip
         self.launch(
-            down_tile, (tiles, -(-hidden // INNER)),
+            down_tile, (tiles, -(-hidden // self.outputs)),
             *inner, second.data, second.scale, scores.contiguous(), outer, lists, counts, tokens,
-            BLOCK_N=INNER, **second.meta, **meta,
+            BLOCK_N=self.outputs, **second.meta, **meta,
         )  # fmt: skip
         if packed.wide is not None:
             none = ids[:, :0]
@@ -158,6 +164,16 @@ class TritonMoeFfnW8A8(TritonMoeFfn):
     name = "triton_w8a8"
     formats: ClassVar[tuple[str, ...]] = ("fp8_block",)
     rounds = "e4m3"
+    swap = True
+
+
+class TritonMoeFfnSwapped(TritonMoeFfn):
+    name = "triton_swapped"
+    swap = True
+
+
+class TritonSwigluSwapped(TritonSwiglu):
+    name = "triton_swapped"
     swap = True
 
 

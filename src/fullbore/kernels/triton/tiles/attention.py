@@ -40,8 +40,8 @@ def cache_rows(
 
 @triton.jit
 def _parts(contexts, rows, wanted, ROOM: tl.constexpr, STEP: tl.constexpr):
-    """(parts of each row [ROOM], keys of a part): all keys of all rows cut into about ``wanted`` parts, at most
-    wanted + rows; a row without keys is one."""
+    """(parts of each row [ROOM], keys of a part): all keys of all rows cut into about ``wanted`` parts, at
+    most wanted + rows; a row without keys is one."""
     every = tl.arange(0, ROOM)
     context = tl.load(contexts + every, every < rows, 0)
     each = tl.maximum(1, tl.cdiv(tl.cdiv(tl.sum(context, 0), wanted), STEP)) * STEP
