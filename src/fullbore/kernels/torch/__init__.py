@@ -22,4 +22,5 @@ KERNELS = (
     Entry("mla_prefill", "torch", f"{_HERE}.attention:TorchMlaPrefill"),
     Entry("mla_decode", "torch", f"{_HERE}.attention:TorchMlaDecode"),
     Entry("greedy", "torch", f"{_HERE}.greedy:TorchGreedy"),
+    Entry("sample", "torch", f"{_HERE}.sample:TorchSample"),
 )

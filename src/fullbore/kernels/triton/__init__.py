@@ -56,6 +56,7 @@ KERNELS = (
     *_entries("rope", "triton", "pointwise:TritonRope"),
     *_entries("latents", "triton", "pointwise:TritonLatents"),
     *_entries("greedy", "triton", "pointwise:TritonGreedy"),
+    *_entries("sample", "triton", "sample:TritonSample"),
     *_entries("mla_decode", "triton", "attention:TritonMlaDecode", _DECODE),
     *_entries("mla_prefill", "triton", "attention:TritonMlaPrefill", _PREFILL),
 )
