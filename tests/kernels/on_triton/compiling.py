@@ -224,8 +224,10 @@ def main(arguments: argparse.Namespace) -> None:
             others = "tp8" if kernel.family else "ep8"
             if layout not in ("tp8", others) and not entry.operator.startswith("mla"):
                 continue
-            for format in (each for each in kernel.formats if arguments.format in (None, each)):
-                for tokens in (arguments.tokens,) if arguments.tokens else TOKENS:
+            # Of several that differ in sizes alone the first is compiled for everything.
+            formats = (kernel.formats[0], kernel.formats[-1]) if kernel.family else kernel.formats
+            for format in (each for each in formats if arguments.format in (None, each)):
+                for tokens in (arguments.tokens,) if arguments.tokens else TOKENS[bool(kernel.family) :]:
                     for weights, inputs in cases(entry.operator, layout, tokens, format):
                         job = Job.of(OPERATORS[entry.operator], weights, "bfloat16", "cuda")
                         if kernel.misfits(job, target):
