@@ -102,6 +102,16 @@ def test_a_kernel_must_be_called_what_it_is_registered_as(registry: Registry) ->
         Entry("linear", "renamed", "kernels_of_this_test:Plain").load()
 
 
+def test_one_class_is_several_kernels_by_its_constants(registry: Registry) -> None:
+    entry = Entry("linear", "plain_2", "kernels_of_this_test:Plain", constants=(("layout", "columns"),))
+    kernel = entry.load()
+    assert (kernel.name, kernel.family, kernel.layout) == ("plain_2", "plain", "columns")
+    assert entry.load() is kernel
+    assert (Plain.name, Plain.layout) == ("plain", "rows")
+    with pytest.raises(FullboreError, match="linear/plain_3 sets tile, which Plain does not have"):
+        Entry("linear", "plain_3", "kernels_of_this_test:Plain", constants=(("tile", 3),)).load()
+
+
 def test_a_missing_library_is_told_by_name(registry: Registry) -> None:
     with pytest.raises(ImportError, match="no_such_library_here"):
         registry.candidates("linear")[0].load()

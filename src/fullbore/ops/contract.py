@@ -116,6 +116,7 @@ class Kernel(ABC):
     devices: ClassVar[tuple[str, ...]]
     formats: ClassVar[tuple[str, ...]]
     dtypes: ClassVar[tuple[str, ...]]
+    family: ClassVar[str] = ""  # name of the one that it differs from in sizes alone (``Entry.constants``)
     rounds: ClassVar[str] = ""  # what it rounds activations to beside its type, a key of Operator.tolerance
 
     def __init__(self, dtype: str) -> None:

@@ -16,7 +16,7 @@ from fullbore.ops.contract import Job, Kernel
 from fullbore.ops.demand import LADDER
 
 # A preempted request's tokens come back through prefill although they first came through decode, and its
-# answer must not change for that: these operators take kernels of one name where there is such a pair.
+# answer must not change for that: these operators take kernels of one family where there is such a pair.
 ONE_HAND = frozenset({"mla_decode", "mla_prefill"})
 
 Groups = Mapping[tuple[Job, ...], int]  # jobs of one set of weights -> sets in the model
@@ -99,10 +99,14 @@ def _options(
     else:
         singles = [dict(zip(jobs, chosen, strict=True)) for chosen in product(*able)]
         alike = [
-            way for way in singles if len({way[job].name for job in jobs if job.operator in ONE_HAND}) < 2
+            way for way in singles if len({_hand(way[job]) for job in jobs if job.operator in ONE_HAND}) < 2
         ]
         ways = [{job: (kernel,) for job, kernel in way.items()} for way in alike or singles]
     return [Option(way, _cost(way, counts, evidence), _bytes(way, component, evidence)) for way in ways]
+
+
+def _hand(kernel: type[Kernel]) -> str:
+    return kernel.family or kernel.name
 
 
 def _subsets(kernels: Sequence[type[Kernel]]) -> Iterable[tuple[type[Kernel], ...]]:

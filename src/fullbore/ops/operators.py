@@ -15,10 +15,11 @@ from fullbore.ops.moe import MOE_FFN
 from fullbore.ops.norm import ADD_RMS_NORM, RMS_NORM
 from fullbore.ops.rope import ROPE
 from fullbore.ops.route import ROUTE
+from fullbore.ops.sample import SAMPLE
 
 _ALL = (
     EMBED, LINEAR, RMS_NORM, ADD_RMS_NORM, LATENTS, ROPE, MLA_PREFILL, MLA_DECODE, ROUTE, MOE_FFN, SWIGLU,
-    GREEDY, DRAW_EXPERTS, *COLLECTIVES.values(),
+    GREEDY, SAMPLE, DRAW_EXPERTS, *COLLECTIVES.values(),
 )  # fmt: skip
 
 OPERATORS: Mapping[str, Operator] = MappingProxyType({operator.name: operator for operator in _ALL})

@@ -1,11 +1,11 @@
 """Compile Triton kernels, without a GPU, for the GPU named on the command line: one JSON line for each.
 
     python tests/kernels/on_triton/compiling.py sm_90|gfx942 [--operator NAME] [--variant NAME]
-        [--layout tp8|ep8] [--tokens N]
+        [--format NAME] [--layout tp8|tp4|ep8] [--tokens N]
 
 Operators run on tensors without values at the shapes of one rank of the 671B model, on eight GPUs with split
-matrices (tp8) or with whole attention and a share of the experts (ep8); what they would launch is compiled.
-So tiles, types and alignment are those of a real run.
+matrices (tp8) or with whole attention and a share of the experts (ep8), and attention on four GPUs (tp4).
+What they would launch is compiled, so tiles, types and alignment are those of a real run.
 """
 
 import argparse
@@ -30,20 +30,23 @@ from fullbore.model.presets import PRESETS
 from fullbore.ops.attention import Heads
 from fullbore.ops.cache import CacheRow
 from fullbore.ops.collectives import COLLECTIVES
+from fullbore.ops.contract import Job
 from fullbore.ops.formats import outline
+from fullbore.ops.operators import OPERATORS
 from fullbore.ops.route import Routing
 from fullbore.parallel.collectives import Links
 from fullbore.parallel.rank import Exchange
 
 TYPES = {
-    torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64",
-    torch.int8: "*i8", torch.uint8: "*u8", torch.float8_e4m3fn: "*fp8e4nv", torch.float8_e4m3fnuz: "*fp8e4b8",
+    torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64", torch.int8: "*i8",
+    torch.uint8: "*u8", torch.int32: "*i32", torch.int64: "*i64", torch.float8_e4m3fn: "*fp8e4nv",
+    torch.float8_e4m3fnuz: "*fp8e4b8",
 }  # fmt: skip
 GPUS = {"sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
 MATRIX = {"sm_90": r"\b(?:wgmma|mma)\.[\w.:]*", "gfx942": r"\bv_mfma_\w+"}  # products on tensor cores
 TOKENS = (16, 158, 1024)
 CONTEXT = 640
-LAYOUTS = ("tp8", "ep8")
+LAYOUTS = ("tp8", "tp4", "ep8")
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class Rank:
 def rank(layout: str) -> Rank:
     """``tp8``: every matrix cut in eight; ``ep8``: whole attention, an eighth of the experts."""
     c = PRESETS["deepseek-v3"]
-    cut = 8 if layout == "tp8" else 1
+    cut = {"tp8": 8, "tp4": 4, "ep8": 1}[layout]
     heads, hidden, inter = c["num_attention_heads"] // cut, c["hidden_size"], c["moe_intermediate_size"]
     down = c["q_lora_rank"] + c["kv_lora_rank"] + c["qk_rope_head_dim"]
     q = heads * (c["qk_nope_head_dim"] + c["qk_rope_head_dim"])
@@ -189,6 +192,9 @@ def small_cases(operator: str, layout: str, tokens: int) -> Iterator[tuple[tuple
         yield (outline((vocab, hidden), "bf16"),), (empty(tokens, dtype=torch.int64),)
     if operator == "greedy":
         yield (vocab,), (empty(tokens, vocab),)
+    if operator == "sample":
+        of_row = (torch.float32, torch.int64, torch.float64, torch.float64, torch.float64)
+        yield (vocab,), (empty(tokens, vocab), *(empty(tokens, dtype=dtype) for dtype in of_row))
     if operator == "rms_norm":
         yield norm, (x,)
     if operator == "add_rms_norm":
@@ -225,9 +231,17 @@ def main(arguments: argparse.Namespace) -> None:
         made = kernel("bfloat16", target)
         told = 0
         for layout in (arguments.layout,) if arguments.layout else LAYOUTS:
-            for format in kernel.formats:
-                for tokens in (arguments.tokens,) if arguments.tokens else TOKENS:
+            others = "tp8" if kernel.family else "ep8"
+            if layout not in ("tp8", others) and not entry.operator.startswith("mla"):
+                continue
+            # Of several that differ in sizes alone the first is compiled for everything.
+            formats = (kernel.formats[0], kernel.formats[-1]) if kernel.family else kernel.formats
+            for format in (each for each in formats if arguments.format in (None, each)):
+                for tokens in (arguments.tokens,) if arguments.tokens else TOKENS[bool(kernel.family) :]:
                     for weights, inputs in cases(entry.operator, layout, tokens, format):
+                        job = Job.of(OPERATORS[entry.operator], weights, "bfloat16", "cuda")
+                        if kernel.misfits(job, target):
+                            continue
                         made.run(made.pack(*weights), *inputs)
                         for line in list(target.found.values())[told:]:
                             about = {"operator": entry.operator, "variant": entry.name, "layout": layout}
@@ -240,6 +254,7 @@ if __name__ == "__main__":
     parser.add_argument("gpu", choices=GPUS)
     parser.add_argument("--operator")
     parser.add_argument("--variant")
+    parser.add_argument("--format")
     parser.add_argument("--layout", choices=LAYOUTS)
     parser.add_argument("--tokens", type=int)
     main(parser.parse_args())

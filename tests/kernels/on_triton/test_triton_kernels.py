@@ -15,6 +15,8 @@ from fullbore.ops.registry import Entry
 
 pytest.importorskip("triton", reason="triton is not installed (pip install 'fullbore[gpu]')")
 
+from fullbore.kernels.triton.device import CDNA_LOCAL_BYTES, HOPPER_LOCAL_BYTES, Target
+
 ENTRIES = pytest.mark.parametrize("entry", KERNELS, ids=lambda entry: f"{entry.operator}-{entry.name}")
 
 
@@ -30,12 +32,17 @@ def back(value: Any) -> Any:
 
 
 def drawn(operator: Operator, kernel: type[Kernel]) -> Iterator[tuple[str, str, Shape, str, Case]]:
-    """(format, type, shape, case, inputs): every case in the first format and type, one in the others."""
+    """(format, type, shape, case, inputs): every case in the first format and type, one in the others. Of a
+    kernel that differs from another in sizes alone one shape in the first format, and in the last.
+    """
     generator = torch.Generator().manual_seed(12)
     ways = [(format, dtype) for format in kernel.formats for dtype in kernel.dtypes]
+    if kernel.family:
+        ways = list(dict.fromkeys((ways[0], ways[-1])))
     for format, dtype in ways:
-        for shape in operator.shapes:
-            for case in operator.cases if (format, dtype) == ways[0] else operator.cases[:1]:
+        for shape in operator.shapes[:1] if kernel.family else operator.shapes:
+            every = (format, dtype) == ways[0] and not kernel.family
+            for case in operator.cases if every else operator.cases[:1]:
                 inputs = operator.draw(shape, case, format, DTYPES[dtype], generator)
                 yield format, dtype, shape, case, inputs
 
@@ -55,7 +62,7 @@ def test_kernel_agrees_with_the_reference(entry: Entry) -> None:
         limit = operator.limit(format, dtype, kernel.rounds)
         assert error <= limit, f"{format} {dtype} {case} {dict(shape)}: {error:.2e} > {limit:.2e}"
         ran.add((format, dtype))
-    assert len(ran) == len(kernel.formats) * len(kernel.dtypes)
+    assert len(ran) == min(2 if kernel.family else 99, len(kernel.formats) * len(kernel.dtypes))
 
 
 @ENTRIES
@@ -64,3 +71,15 @@ def test_a_cpu_is_refused_with_a_reason(entry: Entry) -> None:
     format, dtype, _, _, inputs = next(drawn(operator, kernel))
     reasons = kernel.unsupported(Job.of(operator, inputs.weights, dtype, "cpu"))
     assert reasons == ["runs on cuda, not on cpu"], (format, dtype)
+
+
+@ENTRIES
+def test_what_does_not_fit_is_refused_with_a_reason(entry: Entry) -> None:
+    """Kernels with sizes of their own are for large local memory alone, or for every GPU."""
+    kernel, operator = entry.load(), OPERATORS[entry.operator]
+    format, dtype, _, _, inputs = next(drawn(operator, kernel))
+    job = Job.of(operator, inputs.weights, dtype, "cuda")
+    assert kernel.misfits(job, Target("cuda", 132, HOPPER_LOCAL_BYTES)) == []
+    reasons = kernel.misfits(job, Target("cuda", 304, CDNA_LOCAL_BYTES, fnuz=True))
+    told = ["has tiles for 227 KiB of local memory, and there are 64 KiB"]
+    assert reasons == (told if dict(entry.constants).get("hopper") else []), format

@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from fullbore.kernels.torch.pointwise import TorchLatents
 from fullbore.ops.cache import CacheRow
+from fullbore.ops.formats import INTEGERS
 from fullbore.ops.greedy import NOT_FINITE
 from fullbore.ops.route import ROUTE, Routing
 
 pytest.importorskip("triton", reason="triton is not installed (pip install 'fullbore[gpu]')")
 
+from fullbore.kernels.triton.linear import TritonLinear
 from fullbore.kernels.triton.pointwise import TritonGreedy, TritonLatents
 from fullbore.kernels.triton.route import TritonRoute, split_exactly
 
@@ -119,3 +121,16 @@ def test_a_gate_is_split_without_loss(seed: int, power: int) -> None:
 def test_the_reference_draws_what_needs_all_parts() -> None:
     drawn = ROUTE.draw(ROUTE.shapes[0], "random", "none", torch.bfloat16, torch.Generator().manual_seed(1))
     assert len(split_exactly(drawn.weights[0])) == 3
+
+
+@given(st.integers(1, 9), st.integers(1, 300), st.sampled_from(["int4_g32", "int4_g128"]))
+def test_numbers_of_4_bits_take_half_a_byte(out: int, in_: int, format: str) -> None:
+    """And come back: a block's first half from low bits, its second from high ones."""
+    integer = INTEGERS[format]
+    weight = integer.quantise(torch.randn(out, in_, generator=torch.Generator().manual_seed(in_)))
+    matrix = TritonLinear("bfloat16").place(weight)
+    blocks = -(-in_ // matrix.block)
+    assert matrix.data.shape == (out, blocks * matrix.block // 2)
+    halves = torch.stack([matrix.data & 15, matrix.data >> 4]).view(2, out, blocks, -1)
+    numbers = halves.permute(1, 2, 0, 3).reshape(out, -1).char() - 8
+    assert torch.equal(numbers[:, :in_].cpu(), weight.data)

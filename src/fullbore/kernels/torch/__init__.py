@@ -22,6 +22,7 @@ KERNELS = (
     Entry("mla_prefill", "torch", f"{_HERE}.attention:TorchMlaPrefill"),
     Entry("mla_decode", "torch", f"{_HERE}.attention:TorchMlaDecode"),
     Entry("greedy", "torch", f"{_HERE}.greedy:TorchGreedy"),
+    Entry("sample", "torch", f"{_HERE}.sample:TorchSample"),
     Entry("draw_experts", "torch", f"{_HERE}.collectives:TorchDrawExperts"),
     Entry("all_reduce", "delay", f"{_HERE}.collectives:DelayAllReduce"),
     Entry("gather", "delay", f"{_HERE}.collectives:DelayGather"),

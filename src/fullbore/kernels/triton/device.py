@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from fullbore.ops.contract import Kernel
+from fullbore.ops.contract import Job, Kernel
 from fullbore.ops.formats import BLOCK, E4M3_MAX, Weight
 
+STORED = ("fp8_block", "bf16", "int8", "int4_g32", "int4_g128")  # what products take
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 HOPPER_LOCAL_BYTES = 227 << 10
 CDNA_LOCAL_BYTES = 64 << 10
@@ -46,6 +48,10 @@ class Target:
         """Whether tiles of several steps fit in local memory at once."""
         return self.local_bytes > CDNA_LOCAL_BYTES
 
+    def stages(self, wanted: int, each: int) -> int:
+        """As many of ``wanted`` tiles on their way as fit, of ``each`` bytes."""
+        return max(2, min(wanted, self.local_bytes // each))
+
     def launch(
         self, kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, stages: int = 3, **meta: Any
     ) -> None:
@@ -74,18 +80,41 @@ def power_of_two(size: int, least: int = 16) -> int:
 
 
 class Matrix(NamedTuple):
-    """A matrix on the device. ``data``: [..., out, in]; ``scale``: [..., ceil(out / rows), ceil(in / 128)]
-    float32, one factor for ``rows`` outputs and 128 inputs, or empty."""
+    """A matrix on the device.
+
+    data: [..., out, in] in bfloat16, FP8 or int8; [..., out, ceil(in / block) * block / 2] where two
+    numbers of 4 bits share a byte (``_two_to_a_byte``), 8 more than themselves.
+    scale: [..., ceil(in / group), ceil(out / rows)], one factor for ``rows`` outputs and ``group`` inputs;
+    empty where group is 0.
+    """
 
     data: Tensor
     scale: Tensor
-    rows: int
+    rows: int = 1
+    group: int = 0
+    columns: int = 0  # in
+
+    @property
+    def nibbles(self) -> bool:
+        """Whether two numbers share a byte."""
+        return self.data.dtype is torch.uint8
+
+    @property
+    def block(self) -> int:
+        """Inputs that are multiplied at once: with two numbers to a byte at most two groups."""
+        return min(BLOCK, 2 * self.group) if self.nibbles else BLOCK
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """For the kernels that multiply by it."""
+        return {"ROWS": self.rows, "GROUP": self.group, "NIBBLES": self.nibbles, "BLOCK_K": self.block}
 
 
 class TritonKernel(Kernel):
     """The common part: devices, types and the transport of weights.
 
-    ``target``: another one than this process's own, for tests.
+    ``target``: another one than this process's own, for tests. ``hopper``: whether it was made for
+    Hopper's local memory and registers, or would be another kernel's double without them.
     """
 
     name = "triton"
@@ -93,6 +122,19 @@ class TritonKernel(Kernel):
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
     formats: ClassVar[tuple[str, ...]] = ("fp8_block", "bf16")
     dtypes: ClassVar[tuple[str, ...]] = ("bfloat16",)
+    hopper: ClassVar[bool] = False
+
+    @classmethod
+    def unsupported(cls, job: Job) -> list[str]:
+        return cls.unintended(job) or cls.misfits(job, here())
+
+    @classmethod
+    def misfits(cls, job: Job, target: Target) -> list[str]:
+        """Why this kernel cannot do ``job`` on ``target``, whose device and types it takes."""
+        if cls.hopper and not target.roomy:
+            has = f"{target.local_bytes >> 10} KiB"
+            return [f"has tiles for {HOPPER_LOCAL_BYTES >> 10} KiB of local memory, and there are {has}"]
+        return []
 
     def __init__(self, dtype: str, target: Target | None = None) -> None:
         super().__init__(dtype)
@@ -104,9 +146,16 @@ class TritonKernel(Kernel):
 
     def place(self, *weights: Weight) -> Matrix:
         """Matrices of one format, one above the other, on the device."""
+        columns, integer = weights[0].data.shape[1], weights[0].integer
+        if integer is not None:
+            parts = [weight.data for weight in weights]
+            if integer.bits == 4:
+                parts = [_two_to_a_byte(part, min(BLOCK, 2 * integer.group)) for part in parts]
+            factors = torch.cat([weight.scale for weight in weights if weight.scale is not None])
+            return self._placed(torch.cat(parts), factors, 1, integer.group, columns)
         data = torch.cat([weight.data for weight in weights])
         if weights[0].scale is None:
-            return Matrix(self.to_device(data), self.to_device(torch.empty(0)), 1)
+            return self._placed(data, torch.empty(0, 0), 1, 0, columns)
         scales = [weight.scale for weight in weights if weight.scale is not None]
         rows = BLOCK
         if any(len(weight.data) % BLOCK for weight in weights[:-1]):  # blocks of one begin inside another's
@@ -116,7 +165,22 @@ class TritonKernel(Kernel):
                 for scale, weight in zip(scales, weights, strict=True)
             ]
         data, scale = native_fp8(data, torch.cat(scales)) if self.target.fnuz else (data, torch.cat(scales))
-        return Matrix(self.to_device(data), self.to_device(scale), rows)
+        return self._placed(data, scale, rows, BLOCK, columns)
+
+    def _placed(self, data: Tensor, scale: Tensor, rows: int, group: int, columns: int) -> Matrix:
+        """``scale``: [bands, groups]. Turned, so that the factors of neighbouring outputs are neighbours."""
+        return Matrix(self.to_device(data), self.to_device(scale.T.contiguous()), rows, group, columns)
+
+
+def _two_to_a_byte(numbers: Tensor, block: int) -> Tensor:
+    """[out, in] int8 in [-7, 7] -> [out, ceil(in / block) * block / 2] uint8.
+
+    A byte's low half belongs to the first half of a block of inputs and its high half to the second, at the
+    same place, so that halves are multiplied without being put in order.
+    """
+    padded = F.pad(numbers, (0, -numbers.shape[1] % block)) + 8
+    halves = padded.to(torch.uint8).view(len(numbers), -1, 2, block // 2)
+    return (halves[:, :, 0] | (halves[:, :, 1] << 4)).flatten(1)
 
 
 def native_fp8(data: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from fullbore.kernels.triton.device import Matrix, Target, TritonKernel, power_of_two
+from fullbore.kernels.triton.device import STORED, Matrix, Target, TritonKernel, power_of_two
 from fullbore.kernels.triton.tiles.linear import add_parts, linear_tile, round_blocks
 from fullbore.ops.formats import BLOCK, Weight
-
-OUTPUTS = 64  # of a tile
 
 
 class Rows(NamedTuple):
@@ -30,24 +28,30 @@ class Rows(NamedTuple):
 
 class TritonLinear(TritonKernel):
     operator = "linear"
+    formats: ClassVar[tuple[str, ...]] = STORED
     swap: ClassVar[bool] = False  # whether the transpose is computed
+    outputs: ClassVar[int] = 64  # of a tile
+    warps: ClassVar[int] = 4
+    stages: ClassVar[int] = 3
 
     def pack(self, *weights: Weight) -> Matrix:
         return self.place(*weights)
 
     def run(self, packed: Matrix, x: Tensor) -> Tensor:
         """x: [tokens, in] -> [tokens, out]."""
-        tokens, (out, in_) = len(x), packed.data.shape
+        tokens, out, in_ = len(x), len(packed.data), packed.columns
         rows = rows_of(self.target, x, bool(self.rounds))
         block_t = tile_rows(tokens)
-        tiles = -(-out // OUTPUTS), -(-tokens // block_t)
-        split = parts(2 * self.target.processors, tiles[0] * tiles[1], -(-in_ // BLOCK))
+        tiles = -(-out // self.outputs), -(-tokens // block_t)
+        split = parts(2 * self.target.processors, tiles[0] * tiles[1], -(-in_ // packed.block))
+        each = packed.block * (rows.data.itemsize * block_t + packed.data.itemsize * self.outputs)
+        stages = self.target.stages(self.stages, each)
         y = x.new_empty(tokens, out)
         sums = y if split == 1 else x.new_empty(split, tokens, out, dtype=torch.float32)
         self.launch(
             linear_tile, (*tiles, split), *rows, packed.data, packed.scale, sums, tokens,
-            OUT=out, IN=in_, ROWS=packed.rows, SCALED=packed.scale.numel() > 0, ROUNDED=bool(self.rounds),
-            SPLIT=split, SWAP=self.swap, BLOCK_T=block_t, BLOCK_N=OUTPUTS, BLOCK_K=BLOCK,
+            OUT=out, IN=in_, ROUNDED=bool(self.rounds), SPLIT=split, SWAP=self.swap, BLOCK_T=block_t,
+            BLOCK_N=self.outputs, warps=self.warps, stages=stages, **packed.meta,
         )  # fmt: skip
         if split > 1:
             self.launch(add_parts, (-(-y.numel() // 1024),), sums, y, y.numel(), PARTS=split, SIZE=1024)

@@ -16,13 +16,12 @@ import torch
 import triton
 from torch import Tensor
 
-from fullbore.kernels.triton.device import Matrix, TritonKernel, power_of_two
+from fullbore.kernels.triton.device import STORED, Matrix, TritonKernel, power_of_two
 from fullbore.kernels.triton.linear import Rows, rows_of
 from fullbore.kernels.triton.tiles.moe import add_slots, down_tile, gate_up_tile, list_tokens
 from fullbore.ops.ffn import Expert
 from fullbore.ops.formats import BLOCK, Weight
 
-INNER = 64  # outputs of a tile of the first product (of gate and of up), and of the second
 IDS = 1024  # looked at together
 
 
@@ -46,7 +45,11 @@ class _TritonExperts(TritonKernel):
     """What the two operators share."""
 
     layout = "triton_experts"
+    formats: ClassVar[tuple[str, ...]] = STORED
     swap: ClassVar[bool] = False  # whether transposes are computed
+    outputs: ClassVar[int] = 64  # of a tile of the first product (of gate and of up), and of the second
+    warps: ClassVar[int] = 4  # of a tile of few rows
+    stages: ClassVar[int] = 3
 
     def pack_experts(self, experts: Sequence[Expert], routed: int, first: int = 0, of: int = 0) -> Experts:
         inter = len(experts[0][0].data)
@@ -59,20 +62,19 @@ class _TritonExperts(TritonKernel):
         return Experts(gate_up, down, len(together) - routed, wide, first, of)
 
     def _stack(self, experts: Sequence[tuple[Weight, ...]]) -> Matrix:
-        """[experts, out, in] of each expert's matrices, one above the other."""
-        placed = [self._alike(weights) for weights in experts]
-        data = torch.stack([each.data for each in placed])
-        return Matrix(data, torch.stack([each.scale for each in placed]), placed[0].rows)
+        """[experts, out, in] of each expert's matrices, one above the other.
 
-    def _alike(self, weights: tuple[Weight, ...]) -> Matrix:
-        """Each matrix with bands of scales of its own, so that the second begins at a band."""
-        each = [self.place(weight) for weight in weights]
-        return Matrix(torch.cat([m.data for m in each]), torch.cat([m.scale for m in each]), BLOCK)
+        Each matrix has bands of factors of its own, so that the second begins at a band.
+        """
+        placed = [[self.place(weight) for weight in weights] for weights in experts]
+        data = torch.stack([torch.cat([each.data for each in one]) for one in placed])
+        scale = torch.stack([torch.cat([each.scale for each in one], dim=1) for one in placed])
+        return placed[0][0]._replace(data=data, scale=scale)
 
     def ffn(self, packed: Experts, x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
         """x: [tokens, hidden]; ids, scores: [tokens, k], k may be 0 -> [tokens, hidden]."""
         tokens, k = ids.shape
-        experts, hidden, inter = packed.down.data.shape
+        (experts, hidden), inter = packed.down.data.shape[:2], packed.down.columns
         slots, routed = k + 1, experts - packed.shared
         x = x.contiguous()
         lists = x.new_empty(experts, tokens, dtype=torch.int32)
@@ -93,6 +95,9 @@ class _TritonExperts(TritonKernel):
             x.new_empty(tokens * slots, blocks if rounded else 0, dtype=torch.float32),
         )
         outer = x.new_empty(tokens * slots, hidden)
+        each = packed.down.block * (
+            rows.data.itemsize * block_t + 2 * packed.down.data.itemsize * self.outputs
+        )
         meta = {
             "HIDDEN": hidden,
             "INTER": inter,
@@ -102,19 +107,19 @@ class _TritonExperts(TritonKernel):
             "ROUNDED": rounded,
             "SWAP": self.swap,
             "BLOCK_T": block_t,
-            "BLOCK_K": BLOCK,
-            "warps": 8 if block_t > (32 if rounded else 64) else 4,
+            "warps": 8 if block_t > (32 if rounded else 64) else self.warps,
+            "stages": self.target.stages(self.stages, each),
         }
-        first, second, width = packed.gate_up, packed.down, BLOCK if rounded else INNER
+        first, second, width = packed.gate_up, packed.down, BLOCK if rounded else self.outputs
         self.launch(
             gate_up_tile, (tiles, -(-inter // width)),
-            *rows, first.data, first.scale, *inner, lists, counts, tokens, ROWS=first.rows,
-            SCALED=first.scale.numel() > 0, LARGEST=self.target.fp8_largest, BLOCK_N=width, **meta,
+            *rows, first.data, first.scale, *inner, lists, counts, tokens,
+            LARGEST=self.target.fp8_largest, BLOCK_N=width, **first.meta, **meta,
         )  # fmt: skip
         self.launch(
-            down_tile, (tiles, -(-hidden // INNER)),
+            down_tile, (tiles, -(-hidden // self.outputs)),
             *inner, second.data, second.scale, scores.contiguous(), outer, lists, counts, tokens,
-            ROWS=second.rows, SCALED=second.scale.numel() > 0, BLOCK_N=INNER, **meta,
+            BLOCK_N=self.outputs, **second.meta, **meta,
         )  # fmt: skip
         if packed.wide is not None:
             none = ids[:, :0]
@@ -167,6 +172,16 @@ class TritonMoeFfnW8A8(TritonMoeFfn):
     name = "triton_w8a8"
     formats: ClassVar[tuple[str, ...]] = ("fp8_block",)
     rounds = "e4m3"
+    swap = True
+
+
+class TritonMoeFfnSwapped(TritonMoeFfn):
+    name = "triton_swapped"
+    swap = True
+
+
+class TritonSwigluSwapped(TritonSwiglu):
+    name = "triton_swapped"
     swap = True
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from fullbore.kernels.triton.device import Matrix, TritonKernel, power_of_two
+from fullbore.kernels.triton.device import Matrix, Target, TritonKernel, power_of_two
 from fullbore.kernels.triton.tiles.pointwise import embed_row, greedy_row, latents_row, norm_row, rope_heads
 from fullbore.ops.cache import GROUP, CacheRow
 from fullbore.ops.contract import Job
@@ -95,8 +95,8 @@ class TritonLatents(_Pointwise):
     layout = "triton_latents"
 
     @classmethod
-    def unsupported(cls, job: Job) -> list[str]:
-        return [*cls.unintended(job), *unaligned_rows(job)]
+    def misfits(cls, job: Job, target: Target) -> list[str]:
+        return unaligned_rows(job)
 
     def pack(self, q_norm: Tensor | None, kv_norm: Tensor, eps: float, row: CacheRow) -> Norms:
         q = kv_norm[:0] if q_norm is None else q_norm

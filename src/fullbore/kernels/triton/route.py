@@ -52,7 +52,7 @@ class TritonRoute(TritonKernel):
         sums = x.new_empty(split, tokens, out, dtype=torch.float32)
         self.launch(
             linear_tile, (*grid, split), x, packed.none, packed.data, packed.none, sums, tokens,
-            OUT=out, IN=hidden, ROWS=1, SCALED=False, ROUNDED=False, SPLIT=split, SWAP=False,
+            OUT=out, IN=hidden, ROWS=1, GROUP=0, NIBBLES=False, ROUNDED=False, SPLIT=split, SWAP=False,
             BLOCK_T=block_t, BLOCK_N=OUTPUTS, BLOCK_K=BLOCK,
         )  # fmt: skip
         ids = x.new_empty(tokens, routing.k, dtype=torch.int64)

@@ -39,82 +39,102 @@ def cache_rows(
 
 
 @triton.jit
-def decode_tile(
-    q_latent, q_rope, cache, table, contexts, outputs, sums, columns, scale,
-    ROWS, COUNT: tl.constexpr, SPLITS: tl.constexpr, PAGE: tl.constexpr, Q_STRIDE: tl.constexpr,
-    LATENT: tl.constexpr, ROPE: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr,
-    LATENT_ROOM: tl.constexpr, ROPE_ROOM: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """One request's heads of one tile, over one part of its keys.
-
-    q_latent: [COUNT, ROWS, LATENT]; q_rope: [ROWS, COUNT, ...], heads Q_STRIDE apart; outputs: [SPLITS,
-    COUNT, ROWS, LATENT] float32, each normalised by itself; sums: [SPLITS, COUNT, ROWS] log2 of the sum of
-    exponentials.
-    """
-    row = tl.program_id(0)
-    head = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
-    split = tl.program_id(2)
-    context = tl.load(contexts + row)
-    each = tl.cdiv(tl.cdiv(context, BLOCK_K), SPLITS) * BLOCK_K
-    begin = split * each
-    end = tl.minimum(begin + each, context)
-    one = tl.arange(0, LATENT_ROOM)
-    two = tl.arange(0, ROPE_ROOM)
-    known = head[:, None] < COUNT
-    latents = tl.load(
-        q_latent + (head[:, None] * ROWS + row) * LATENT + one[None, :], known & (one[None, :] < LATENT), 0.0
-    )
-    turned = tl.load(
-        q_rope + (row * COUNT + head[:, None]) * Q_STRIDE + two[None, :], known & (two[None, :] < ROPE), 0.0
-    )
-    top = tl.full((BLOCK_H,), float("-inf"), tl.float32)
-    weight = tl.zeros((BLOCK_H,), tl.float32)
-    total = tl.zeros((BLOCK_H, LATENT_ROOM), tl.float32)
-    for first in range(begin, end, BLOCK_K):
-        key = first + tl.arange(0, BLOCK_K)
-        keep = key < end
-        page = tl.load(table + row * columns + key // PAGE, keep, 0)
-        latent, rope = cache_rows(
-            cache, page * PAGE + key % PAGE, keep, LATENT, ROPE, WIDTH, BITS, LATENT_ROOM, ROPE_ROOM
-        )
-        scores = product(latents, tl.trans(latent), tl.zeros((BLOCK_H, BLOCK_K), tl.float32))
-        scores = product(turned, tl.trans(rope), scores) * scale
-        scores = tl.where(keep[None, :], scores, float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, 1))
-        chance = tl.exp2(scores - higher[:, None])
-        fade = tl.exp2(top - higher)
-        weight = weight * fade + tl.sum(chance, 1)
-        total = product(chance.to(tl.bfloat16), latent, total * fade[:, None])
-        top = higher
-    empty = weight == 0.0
-    total = total / tl.where(empty, 1.0, weight)[:, None]
-    place = (split * COUNT + head) * ROWS + row
-    tl.store(
-        outputs + place[:, None].to(tl.int64) * LATENT + one[None, :], total, known & (one[None, :] < LATENT)
-    )
-    tl.store(
-        sums + place,
-        tl.where(empty, float("-inf"), top + tl.log2(tl.where(empty, 1.0, weight))),
-        head < COUNT,
-    )
+def _parts(contexts, rows, wanted, ROOM: tl.constexpr, STEP: tl.constexpr):
+    """(parts of each row [ROOM], keys of a part): all keys of all rows cut into about ``wanted`` parts, at
+    most wanted + rows; a row without keys is one."""
+    every = tl.arange(0, ROOM)
+    context = tl.load(contexts + every, every < rows, 0)
+    each = tl.maximum(1, tl.cdiv(tl.cdiv(tl.sum(context, 0), wanted), STEP)) * STEP
+    return tl.where(every < rows, tl.maximum(1, tl.cdiv(context, each)), 0), each
 
 
 @triton.jit
-def combine_splits(outputs, sums, y, count, SPLITS: tl.constexpr, LATENT: tl.constexpr, ROOM: tl.constexpr):
-    """y[i] = mean of outputs[:, i] by their weights 2 ** sums[:, i]; i counts heads and rows."""
-    at = tl.program_id(0)
-    one = tl.arange(0, ROOM)
-    top = tl.load(sums + at)
-    for split in range(1, SPLITS):
-        top = tl.maximum(top, tl.load(sums + split * count + at))
-    weight = top * 0.0
-    total = tl.zeros((ROOM,), tl.float32)
-    for split in range(SPLITS):
-        share = tl.exp2(tl.load(sums + split * count + at) - top)
-        place = (split * count + at).to(tl.int64) * LATENT
-        total += share * tl.load(outputs + place + one, one < LATENT, 0.0)
-        weight += share
-    tl.store(y + at.to(tl.int64) * LATENT + one, (total / weight).to(y.dtype.element_ty), one < LATENT)
+def decode_tile(
+    q_latent, q_rope, cache, table, contexts, outputs, sums, y, columns, scale, rows, wanted,
+    ROOM: tl.constexpr, STEP: tl.constexpr, COUNT: tl.constexpr, PAGE: tl.constexpr, Q_STRIDE: tl.constexpr,
+    LATENT: tl.constexpr, ROPE: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr,
+    LATENT_ROOM: tl.constexpr, ROPE_ROOM: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """One request's heads of one tile, over the part of its keys that has the program's number. Programs that
+    there are no parts for end at once, so that the grid depends on no context and no table's width.
+
+    q_latent, y: [COUNT, rows, LATENT]; q_rope: [rows, COUNT, ...], heads Q_STRIDE apart; outputs: [parts,
+    COUNT, LATENT] float32, each normalised by itself; sums: [parts, COUNT] log2 of the sum of exponentials.
+    A row of one part is written to y, the others are put together by ``combine_parts``.
+    """
+    part = tl.program_id(1)
+    parts, each = _parts(contexts, rows, wanted, ROOM, STEP)
+    ends = tl.cumsum(parts, 0)
+    row = tl.sum((ends <= part).to(tl.int32), 0)
+    if row < rows:
+        mine = tl.arange(0, ROOM) == row
+        count = tl.sum(tl.where(mine, parts, 0), 0)
+        begin = (part - tl.sum(tl.where(mine, ends - parts, 0), 0)) * each
+        end = tl.minimum(begin + each, tl.load(contexts + row))
+        head = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+        one = tl.arange(0, LATENT_ROOM)
+        two = tl.arange(0, ROPE_ROOM)
+        known = head[:, None] < COUNT
+        inside = known & (one[None, :] < LATENT)
+        place = (head[:, None] * rows + row) * LATENT + one[None, :]
+        latents = tl.load(q_latent + place, inside, 0.0)
+        at = q_rope + (row * COUNT + head[:, None]) * Q_STRIDE + two[None, :]
+        turned = tl.load(at, known & (two[None, :] < ROPE), 0.0)
+        top = tl.full((BLOCK_H,), float("-inf"), tl.float32)
+        weight = tl.zeros((BLOCK_H,), tl.float32)
+        total = tl.zeros((BLOCK_H, LATENT_ROOM), tl.float32)
+        for first in range(begin, end, BLOCK_K):
+            key = first + tl.arange(0, BLOCK_K)
+            keep = key < end
+            page = tl.load(table + row * columns + key // PAGE, keep, 0)
+            latent, rope = cache_rows(
+                cache, page * PAGE + key % PAGE, keep, LATENT, ROPE, WIDTH, BITS, LATENT_ROOM, ROPE_ROOM
+            )
+            scores = product(latents, tl.trans(latent), tl.zeros((BLOCK_H, BLOCK_K), tl.float32))
+            scores = product(turned, tl.trans(rope), scores) * scale
+            scores = tl.where(keep[None, :], scores, float("-inf"))
+            higher = tl.maximum(top, tl.max(scores, 1))
+            chance = tl.exp2(scores - higher[:, None])
+            fade = tl.exp2(top - higher)
+            weight = weight * fade + tl.sum(chance, 1)
+            total = product(chance.to(tl.bfloat16), latent, total * fade[:, None])
+            top = higher
+        weight = tl.where(begin < end, weight, 1.0)  # no keys: zeros
+        total = total / weight[:, None]
+        if count == 1:
+            tl.store(y + place, total.to(y.dtype.element_ty), inside)
+        else:
+            to = part * COUNT + head
+            tl.store(outputs + to[:, None].to(tl.int64) * LATENT + one[None, :], total, inside)
+            tl.store(sums + to, top + tl.log2(weight), head < COUNT)
+
+
+@triton.jit
+def combine_parts(
+    outputs, sums, y, contexts, rows, wanted, ROOM: tl.constexpr, STEP: tl.constexpr, COUNT: tl.constexpr,
+    LATENT: tl.constexpr, LATENT_ROOM: tl.constexpr,
+):  # fmt: skip
+    """y[head, row] = mean of the row's parts by their weights 2 ** sums, where it has several."""
+    row = tl.program_id(0)
+    head = tl.program_id(1)
+    parts, _ = _parts(contexts, rows, wanted, ROOM, STEP)
+    every = tl.arange(0, ROOM)
+    count = tl.sum(tl.where(every == row, parts, 0), 0)
+    if count > 1:
+        first = tl.sum(tl.where(every < row, parts, 0), 0)
+        top = float("-inf")
+        for part in range(first, first + count):
+            top = tl.maximum(top, tl.load(sums + part * COUNT + head))
+        one = tl.arange(0, LATENT_ROOM)
+        weight = 0.0
+        total = tl.zeros((LATENT_ROOM,), tl.float32)
+        for part in range(first, first + count):
+            share = tl.exp2(tl.load(sums + part * COUNT + head) - top)
+            place = (part * COUNT + head).to(tl.int64) * LATENT
+            total += share * tl.load(outputs + place + one, one < LATENT, 0.0)
+            weight += share
+        to = y + (head * rows + row).to(tl.int64) * LATENT + one
+        tl.store(to, (total / weight).to(y.dtype.element_ty), one < LATENT)
 
 
 @triton.jit

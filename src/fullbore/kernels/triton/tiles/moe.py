@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from fullbore.kernels.triton.tiles.linear import partial
-from fullbore.kernels.triton.tiles.numbers import e4m3_factor, product, rounded_e4m3
+from fullbore.kernels.triton.tiles.linear import add_block, inputs_of
+from fullbore.kernels.triton.tiles.numbers import e4m3_factor, rounded_e4m3
 
 
 @triton.jit
@@ -54,8 +54,8 @@ def _my_tile(lists, counts, tokens, EXPERTS: tl.constexpr, ROOM: tl.constexpr, B
 @triton.jit
 def gate_up_tile(
     x, x_scale, w, scale, inner, inner_scale, lists, counts, tokens,
-    HIDDEN: tl.constexpr, INTER: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr, SLOTS: tl.constexpr,
-    EXPERTS: tl.constexpr, ROOM: tl.constexpr, ROUNDED: tl.constexpr, SWAP: tl.constexpr,
+    HIDDEN: tl.constexpr, INTER: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr, NIBBLES: tl.constexpr,
+    SLOTS: tl.constexpr, EXPERTS: tl.constexpr, ROOM: tl.constexpr, ROUNDED: tl.constexpr, SWAP: tl.constexpr,
     LARGEST: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -66,40 +66,34 @@ def gate_up_tile(
     """
     expert, entry = _my_tile(lists, counts, tokens, EXPERTS, ROOM, BLOCK_T)
     if expert < EXPERTS:
-        n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+        n = (tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
         BLOCKS: tl.constexpr = (HIDDEN + BLOCK_K - 1) // BLOCK_K
-        BANDS: tl.constexpr = (INTER + ROWS - 1) // ROWS
-        gates = w + expert.to(tl.int64) * 2 * INTER * HIDDEN + n[None, :] * HIDDEN
-        ups = gates + INTER * HIDDEN
-        factors = scale + (expert * 2 * BANDS + n // ROWS) * BLOCKS
+        GROUPS: tl.constexpr = (HIDDEN + GROUP - 1) // GROUP if GROUP else 0
+        BANDS: tl.constexpr = (INTER + ROWS - 1) // ROWS  # of the gates, then as many of the ups
+        WIDTH: tl.constexpr = BLOCKS * BLOCK_K // 2 if NIBBLES else HIDDEN
+        gates = w + expert.to(tl.int64) * 2 * INTER * WIDTH + n * WIDTH
+        ups = gates + INTER * WIDTH
+        factors = scale + expert * GROUPS * 2 * BANDS + n // ROWS
         gate = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
         up = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
-        rows = x + (entry // SLOTS)[:, None] * HIDDEN
+        token = (entry // SLOTS)[:, None]
+        known = entry[:, None] >= 0
         for block in range(BLOCKS):
-            k = block * BLOCK_K + tl.arange(0, BLOCK_K)
-            left = tl.load(rows + k[None, :], (entry[:, None] >= 0) & (k[None, :] < HIDDEN), 0.0)
-            known = (n[None, :] < INTER) & (k[:, None] < HIDDEN)
-            one = tl.load(gates + k[:, None], known, 0.0)
-            two = tl.load(ups + k[:, None], known, 0.0)
-            if SCALED:
-                a = tl.load(factors + block, n < INTER, 0.0)[None, :]
-                b = tl.load(factors + BANDS * BLOCKS + block, n < INTER, 0.0)[None, :]
-                if ROUNDED:
-                    at = x_scale + entry // SLOTS * BLOCKS + block
-                    of_row = tl.load(at, entry >= 0, 0.0)[:, None]
-                    a = a * of_row
-                    b = b * of_row
-                else:
-                    one = one.to(tl.bfloat16)
-                    two = two.to(tl.bfloat16)
-                gate += partial(left, one, SWAP) * a
-                up += partial(left, two, SWAP) * b
-            else:
-                gate = product(left, one, gate)
-                up = product(left, two, up)
+            one, two = inputs_of(x + token * HIDDEN, known, block, HIDDEN, NIBBLES, BLOCK_K)
+            row_factor = 1.0
+            if ROUNDED:
+                row_factor = tl.load(x_scale + token * BLOCKS + block, known, 0.0)
+            gate = add_block(
+                gate, one, two, gates, n < INTER, factors, row_factor, block,
+                HIDDEN, GROUP, 2 * BANDS, NIBBLES, ROUNDED, SWAP, BLOCK_K,
+            )  # fmt: skip
+            up = add_block(
+                up, one, two, ups, n < INTER, factors + BANDS, row_factor, block,
+                HIDDEN, GROUP, 2 * BANDS, NIBBLES, ROUNDED, SWAP, BLOCK_K,
+            )  # fmt: skip
         value = gate / (1.0 + tl.exp(-gate)) * up
-        to = inner + entry[:, None].to(tl.int64) * INTER + n[None, :]
-        keep = (entry[:, None] >= 0) & (n[None, :] < INTER)
+        to = inner + entry[:, None].to(tl.int64) * INTER + n
+        keep = known & (n < INTER)
         if ROUNDED:
             factor = e4m3_factor(tl.max(tl.abs(value), 1), LARGEST)
             PARTS: tl.constexpr = (INTER + BLOCK_N - 1) // BLOCK_N
@@ -112,42 +106,37 @@ def gate_up_tile(
 @triton.jit
 def down_tile(
     inner, inner_scale, w, scale, scores, outer, lists, counts, tokens,
-    HIDDEN: tl.constexpr, INTER: tl.constexpr, ROWS: tl.constexpr, SCALED: tl.constexpr, SLOTS: tl.constexpr,
-    EXPERTS: tl.constexpr, ROOM: tl.constexpr, ROUNDED: tl.constexpr, SWAP: tl.constexpr,
+    HIDDEN: tl.constexpr, INTER: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr, NIBBLES: tl.constexpr,
+    SLOTS: tl.constexpr, EXPERTS: tl.constexpr, ROOM: tl.constexpr, ROUNDED: tl.constexpr, SWAP: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """outer[entry, n] = score of the entry * (inner[entry] down[n]); a shared expert's score is 1."""
     expert, entry = _my_tile(lists, counts, tokens, EXPERTS, ROOM, BLOCK_T)
     if expert < EXPERTS:
-        n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+        n = (tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
         BLOCKS: tl.constexpr = (INTER + BLOCK_K - 1) // BLOCK_K
+        GROUPS: tl.constexpr = (INTER + GROUP - 1) // GROUP if GROUP else 0
         BANDS: tl.constexpr = (HIDDEN + ROWS - 1) // ROWS
-        columns = w + expert.to(tl.int64) * HIDDEN * INTER + n[None, :] * INTER
-        factors = scale + (expert * BANDS + n // ROWS) * BLOCKS
+        WIDTH: tl.constexpr = BLOCKS * BLOCK_K // 2 if NIBBLES else INTER
+        columns = w + expert.to(tl.int64) * HIDDEN * WIDTH + n * WIDTH
+        factors = scale + expert * GROUPS * BANDS + n // ROWS
         total = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+        known = entry[:, None] >= 0
         rows = inner + entry[:, None].to(tl.int64) * INTER
         for block in range(BLOCKS):
-            k = block * BLOCK_K + tl.arange(0, BLOCK_K)
-            left = tl.load(rows + k[None, :], (entry[:, None] >= 0) & (k[None, :] < INTER), 0.0)
-            right = tl.load(columns + k[:, None], (n[None, :] < HIDDEN) & (k[:, None] < INTER), 0.0)
-            if SCALED:
-                factor = tl.load(factors + block, n < HIDDEN, 0.0)[None, :]
-                if ROUNDED:
-                    factor = factor * tl.load(inner_scale + entry * BLOCKS + block, entry >= 0, 0.0)[:, None]
-                else:
-                    right = right.to(tl.bfloat16)
-                total += partial(left, right, SWAP) * factor
-            else:
-                total = product(left, right, total)
+            one, two = inputs_of(rows, known, block, INTER, NIBBLES, BLOCK_K)
+            row_factor = 1.0
+            if ROUNDED:
+                row_factor = tl.load(inner_scale + entry[:, None] * BLOCKS + block, known, 0.0)
+            total = add_block(
+                total, one, two, columns, n < HIDDEN, factors, row_factor, block,
+                INTER, GROUP, BANDS, NIBBLES, ROUNDED, SWAP, BLOCK_K,
+            )  # fmt: skip
         slot = entry % SLOTS
         routed = (entry >= 0) & (slot < SLOTS - 1)
         score = tl.load(scores + entry // SLOTS * (SLOTS - 1) + slot, routed, 1.0)
-        to = outer + entry[:, None].to(tl.int64) * HIDDEN + n[None, :]
-        tl.store(
-            to,
-            (total * score[:, None]).to(outer.dtype.element_ty),
-            (entry[:, None] >= 0) & (n[None, :] < HIDDEN),
-        )
+        to = outer + entry[:, None].to(tl.int64) * HIDDEN + n
+        tl.store(to, (total * score[:, None]).to(outer.dtype.element_ty), known & (n < HIDDEN))
 
 
 @triton.jit

@@ -17,6 +17,16 @@ def product(left, right, sums):
 
 
 @triton.jit
+def multiplied(left, right, sums, SWAP: tl.constexpr):
+    """sums + left @ right in float32, as [m, n]; computed as its transpose where ``SWAP``: what is wide
+    (outputs) then fills the side of the hardware's tile that has the most rows, however few tokens there are.
+    """
+    if SWAP:
+        return tl.trans(product(tl.trans(right), tl.trans(left), tl.trans(sums)))
+    return product(left, right, sums)
+
+
+@triton.jit
 def rounded(x, to):
     """float32 to the type that a pointer ``to`` points at, to nearest, ties to even."""
     if WIDE and to.dtype.element_ty == tl.bfloat16:
@@ -24,6 +34,26 @@ def rounded(x, to):
         near = tl.where(x == x, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
         return (near >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
     return x.to(to.dtype.element_ty)
+
+
+@triton.jit
+def from_byte(value):
+    """bfloat16 of FP8 or int8, exactly."""
+    if WIDE:  # the interpreter takes integers for bfloat16's bits
+        return value.to(tl.float32).to(tl.bfloat16)
+    return value.to(tl.bfloat16)
+
+
+@triton.jit
+def from_nibble(code):
+    """bfloat16 of a number that is kept as 4 bits, 8 more than itself.
+
+    The bits of 128 + code are those of 128 and the code: no conversion from integers, which GPUs do slowly.
+    """
+    above = ((code & 15).to(tl.int16) | 0x4300).to(tl.bfloat16, bitcast=True)
+    if WIDE:
+        return (above.to(tl.float32) - 136.0).to(tl.bfloat16)
+    return above - 136.0
 
 
 @triton.jit
