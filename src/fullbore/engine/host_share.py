@@ -37,6 +37,9 @@ class Hollow(Protocol):
     """What of a network a runner needs."""
 
     @property
+    def config(self) -> Any: ...
+
+    @property
     def greedy(self) -> Callable[..., Tensor]: ...
 
     @property

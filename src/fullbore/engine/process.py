@@ -24,7 +24,6 @@ from fullbore.engine.loop import Runner as AnyRunner
 from fullbore.engine.messages import PROTOCOL, Failed, Hello, Progress, Ready, Sampling
 from fullbore.engine.options import EngineOptions
 from fullbore.engine.scheduler import Scheduler
-from fullbore.engine.sizing import size_cache
 from fullbore.engine.step import Row, Started, Step
 from fullbore.engine.wire import EngineWire
 from fullbore.errors import CheckpointError, FullboreError
@@ -55,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(launch.parent)
     logging.basicConfig(format="%(asctime)s engine %(levelname)s %(message)s", stream=sys.stderr)
+    _log.setLevel(logging.INFO)
     wire = EngineWire(Path(launch.run_dir))
     try:
         greet(wire, _GREETING_S)
@@ -104,7 +104,8 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
     import torch
 
     from fullbore.engine.emulation import emulation_of
-    from fullbore.engine.runner import Runner
+    from fullbore.engine.memory import LOADING
+    from fullbore.engine.startup import Startup
     from fullbore.hardware.device import find_device
     from fullbore.model.config import load_config
     from fullbore.model.load import load_model
@@ -125,28 +126,34 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             wire.send(Progress(done, total))
 
     setting = Setting.of(
-        options.scenario, options.concurrency, options.threads, options.max_num_batched_tokens
+        options.scenario,
+        options.concurrency,
+        options.threads,
+        options.max_num_batched_tokens,
+        device.kind,
     )
     tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, device.free_bytes())
     emulation = emulation_of(options, load_config(folder), device.usual_links)
-    model = load_model(
-        folder,
-        options.dtype,
-        progress,
-        tuned,
-        options.weights,
-        options.kv_cache_dtype,
-        device,
-        emulation.role,
-        options.random_weights,
-    )
+    startup = Startup(options, device)
+    with startup.holdings.during(LOADING):
+        model = load_model(
+            folder,
+            options.dtype,
+            progress,
+            tuned,
+            options.weights,
+            options.kv_cache_dtype,
+            device,
+            emulation.role,
+            options.random_weights,
+        )
+    startup.note_weights(model)
     for line in shortfalls(model.selection):
         _log.warning("%s", line)
     config = model.config
     # Of one token, as a page of any size that was asked for may be more than there is.
     token_bytes = sum(layer.nbytes for layer in model.new_cache(1, 1))
-    bytes_per_page = options.page_size * token_bytes
-    sizes = size_cache(options, config.max_position_embeddings, bytes_per_page, device.free_bytes())
+    sizes = startup.size(model, token_bytes)
     scheduler = Scheduler(
         pages=sizes.pages,
         page_size=options.page_size,
@@ -157,8 +164,10 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
         eos_token_ids=config.eos_token_ids,
         prefix_caching=options.prefix_caching,
     )
-    runner = Runner(model, sizes.pages, options.page_size, config.eos_token_ids)
+    runner = startup.runner(model, sizes)
     _try(runner, config.bos_token_id or 0, folder)
+    if startup.told:
+        _log.info("%s", startup.told)
     wire.send(
         Ready(
             vocab_size=config.vocab_size,
@@ -179,7 +188,8 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             weight_bytes=model.bytes,
         )
     )
-    return Loop(scheduler, runner, wire, config.vocab_size)
+    # The CPU has finished a step when its launch returns; a GPU works on it while the next is planned.
+    return Loop(scheduler, runner, wire, config.vocab_size, lookahead=0 if device.kind == "cpu" else 1)
 
 
 def _try(runner: AnyRunner, token: int, folder: Path) -> None:

@@ -83,6 +83,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engine("--page-size", type=_count, default=16, metavar="TOKENS", help="(default: 16)")
     engine("--device", choices=DEVICES, default="auto",
            help="cuda is AMD's GPUs too (default: a GPU where there is one)")  # fmt: skip
+    engine("--cuda-graph-max-bs", "--max-cudagraph-capture-size", type=_count, default=0, metavar="N",
+           help="requests in the largest graph of decodes on a GPU (default: all, at most 256)")  # fmt: skip
+    engine("--disable-cuda-graph", "--enforce-eager", dest="cuda_graph", action="store_false",
+           help="launch decodes kernel by kernel")  # fmt: skip
     engine("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     add_weights_flag(engine)
     engine("--threads", type=_count, default=0, metavar="N", help="(default: every core)")
@@ -199,6 +203,8 @@ def _engine_options(args: argparse.Namespace, folder: Path) -> EngineOptions:
         kv_gb=args.kv_gb,
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,
+        cuda_graph=args.cuda_graph,
+        cuda_graph_max_bs=args.cuda_graph_max_bs,
         max_queued=args.max_queued_requests,
         prefix_caching=args.prefix_caching,
         threads=args.threads,
