@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from fullbore.ops.attention import Heads
+from fullbore.ops.collectives import COLLECTIVES
 from fullbore.ops.contract import DTYPES, Case, Operator
 from fullbore.ops.formats import BLOCK, Weight
 from fullbore.ops.operators import OPERATORS
@@ -206,13 +207,14 @@ def test_swiglu(format: str) -> None:
 @pytest.mark.parametrize("case_name", ["random", "skewed", "one_expert"])
 def test_moe_ffn_sums_each_tokens_experts(case_name: str) -> None:
     for case in drawn("moe_ffn", "fp8_block", case_name):
-        (experts, routed), (x, ids, scores) = case.weights, case.inputs
+        (experts, routed, first, _), (x, ids, scores) = (*case.weights, 0, 0)[:4], case.inputs
         expected = np.zeros(x.shape)
         for shared in experts[routed:]:
             expected += naive_swiglu(shared, array(x))
         for token, row in enumerate(array(x)):
             for expert, score in zip(ids[token].tolist(), scores[token].tolist(), strict=True):
-                expected[token] += score * naive_swiglu(experts[expert], row[None])[0]
+                if first <= expert < first + routed:  # others are elsewhere
+                    expected[token] += score * naive_swiglu(experts[expert - first], row[None])[0]
         agree(OPERATORS["moe_ffn"].reference(case.weights, *case.inputs), expected)
 
 
@@ -325,7 +327,7 @@ def test_greedy_takes_the_first_of_the_best_and_refuses_what_is_not_finite() -> 
 def test_every_operator_has_a_test_of_its_reference() -> None:
     checked = {
         "linear", "embed", "rms_norm", "rope", "route", "swiglu", "moe_ffn", "mla_prefill", "mla_decode",
-        "add_rms_norm", "latents", "greedy",
+        "add_rms_norm", "latents", "greedy", "draw_experts", *COLLECTIVES,  # test_exchange_references.py
     }  # fmt: skip
     assert set(OPERATORS) == checked
     assert all(isinstance(operator, Operator) for operator in OPERATORS.values())

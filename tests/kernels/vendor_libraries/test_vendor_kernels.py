@@ -85,6 +85,7 @@ def test_another_architecture_is_a_reason(entry: Entry, install: Install) -> Non
     [
         ("linear", {"in": 200}, "takes multiples of 128 as in, not 200"),
         ("moe_ffn", {"shared": 256}, "a shared expert as wide as the others"),
+        ("moe_ffn", {"of": 16}, "not of 4 of 16"),
         ("moe_ffn", {"inter": 100, "shared": 100}, "as inter, not 100"),
         ("mla_decode", {"latent": 256}, "rows of 512 + 64 values in the cache, not 256 + 64"),
         ("mla_decode", {"kv_bits": 8}, "a cache in bfloat16"),

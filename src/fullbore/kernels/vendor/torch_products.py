@@ -96,7 +96,10 @@ class TorchGroupedMoeFfn(VendorKernel):
 
 
 def unlike_shared(shape: dict[str, int]) -> list[str]:
-    """A reason where the shared expert is not like the others, and so cannot be one of them."""
+    """A reason where the shared expert is not like the others, and so cannot be one of them, or where some
+    experts are elsewhere."""
+    if "of" in shape:
+        return [f"takes tokens of all experts that it has, not of {shape['experts']} of {shape['of']}"]
     if shape["shared"] in (0, shape["inter"]):
         return []
     return [f"takes a shared expert as wide as the others ({shape['inter']}), not {shape['shared']}"]
