@@ -19,13 +19,13 @@ from rich.table import Table
 
 from fullbore.engine.options import EngineOptions
 from fullbore.errors import FullboreError
+from fullbore.kernels.probes import probes
 from fullbore.plan.composition import composition
 from fullbore.plan.here import Here, here
 from fullbore.plan.simulator import Server, simulate
 from fullbore.scenario.metrics import figures
 from fullbore.scenario.scenario import load_scenario
 from fullbore.screen import console
-from fullbore.tune.probes import probes
 
 NAMES = ("tpot_ms", "ttft_ms", "output_tok_s")
 

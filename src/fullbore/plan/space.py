@@ -8,6 +8,7 @@ from fullbore.hardware.servers import Server
 from fullbore.model.config import ModelConfig
 from fullbore.plan.demand import Demand
 from fullbore.plan.memory import check_memory
+from fullbore.plan.modelled import Modelled
 from fullbore.plan.trial import Trial
 from fullbore.steptime.layout import Layout, check_layout, possible_layouts
 from fullbore.steptime.model import Setting
@@ -84,7 +85,7 @@ def _fitting(setting: Setting, profile: Profile, space: Space, longest: int) -> 
     except CapacityError as error:
         yield Unfit(setting, str(error))
         return
-    first = Trial(setting, profile, held, space.acceptance if setting.drafts else 0.0)
+    first = Modelled(setting, profile, held, space.acceptance if setting.drafts else 0.0)
     own = profile.policy
     for chunk in dict.fromkeys(chunk or own.chunk_tokens for chunk in space.chunks):
         for running in dict.fromkeys(running or own.most_running for running in space.running):
