@@ -3,8 +3,7 @@
 import pytest
 
 from fullbore.engine.options import EngineOptions
-from fullbore.errors import FullboreError
-from fullbore.hardware.ceiling import Ceiling, Probes
+from fullbore.hardware.ceiling import Ceiling
 from fullbore.kernels.catalogue import CATALOGUE
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import load_config
@@ -15,15 +14,16 @@ from fullbore.ops.estimate import Estimator
 from fullbore.ops.operators import OPERATORS
 from fullbore.ops.times import Times, Timing
 from fullbore.plan.here import here
+from fullbore.steptime.measured import Host
 from fullbore.steptime.step import HOST, Step
+from fullbore.steptime.table import TimesMissing
 
 PEAKS = {"float32": 1e11, "bfloat16": 2e11, "int8": 4e11}
 THEN = Ceiling(2e10, PEAKS)
 OPTIONS = EngineOptions(model=str(locate("demo")), dtype="float32", concurrency=4)
 
 
-def probes(read: float) -> Probes:
-    return Probes(lambda: read, lambda kind: PEAKS[kind])
+HOST_US = Host(900.0, 40.0)
 
 
 def table(slower: float) -> Times:
@@ -51,7 +51,7 @@ def table(slower: float) -> Times:
 
 @pytest.mark.parametrize("slower", [1.0, 3.0])
 def test_operators_take_what_the_table_says(slower: float) -> None:
-    times = here(OPTIONS, probes(THEN.read), table(slower)).step_time
+    times = here(OPTIONS, THEN, table(slower), HOST_US).step_time
     for step in (Step.of([50] * 3), Step.of([300], [(40, 0)]), Step.of([], [(100, 20)])):
         terms = dict(times.of(step).terms_s)
         assert terms.pop(HOST) > 0
@@ -60,11 +60,11 @@ def test_operators_take_what_the_table_says(slower: float) -> None:
 
 def test_slower_memory_makes_slower_steps() -> None:
     step, known = Step.of([50] * 3), table(1.5)
-    fast, slow = (here(OPTIONS, probes(read), known).step_time for read in (2e10, 1e10))
+    fast, slow = (here(OPTIONS, Ceiling(read, PEAKS), known, HOST_US).step_time for read in (2e10, 1e10))
     assert slow.floor_s(step) > fast.floor_s(step)
     assert sum(slow.of(step).terms_s.values()) > 1.2 * fast.floor_s(step)
 
 
 def test_without_times_it_says_how_to_get_some() -> None:
-    with pytest.raises(FullboreError, match="fullbore tune"):
-        here(OPTIONS, probes(2e10), Times())
+    with pytest.raises(TimesMissing, match=r"add_rms_norm by .*route by .*fullbore tune"):
+        here(OPTIONS, THEN, Times(), HOST_US)

@@ -3,16 +3,19 @@
 import argparse
 import json
 from collections.abc import Callable
+from fractions import Fraction
 
 from fullbore import screen
+from fullbore.engine.first_tune import MODES
 from fullbore.errors import UsageError
 from fullbore.flags import duration, whole_number
 from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
 from fullbore.plan.answer import Answer, Company, answer, as_json
-from fullbore.plan.demand import demand_of
-from fullbore.plan.launch import launchable
+from fullbore.plan.command_here import HERE, plan_here
+from fullbore.plan.demand import Demand, demand_of
+from fullbore.plan.launch import launch, launchable
 from fullbore.plan.memory import MOST_SHARE, USUAL_SHARE
 from fullbore.plan.page import page
 from fullbore.plan.people import MOST_PEOPLE, Habits
@@ -27,19 +30,23 @@ from fullbore.steptime.profiles import find_profile
 _SCENARIOS = ("dialog", "code")
 _SHARES = (0.05, 0.1, 0.2)
 _HOURLY = (6.0, 12.0, 30.0)
-_HERE = (
-    "--server is missing, and this machine cannot be planned for yet: its step times are measured, and the "
-    "planner does not read them; measure with `fullbore bench` instead, or name a server such as "
-    "--server 8xMI300X"
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     known = ", ".join(device.name for device in catalogue())
-    add("--server", metavar="NxDEVICE", help=f"such as 8xMI300X; devices: {known}")
-    add("--engine", default="fullbore", metavar="NAME[@VERSION]", help="fullbore, sglang or trtllm")
-    add("--config", default=DEEPSEEK_V3, metavar="NAME|FILE", help="the model (default %(default)s)")
+    add(
+        "--server",
+        default=HERE,
+        metavar="NxDEVICE",
+        help=f"such as 8xMI300X (default: {HERE}, this machine); devices: {known}",
+    )
+    add("--engine", metavar="NAME[@VERSION]", help="fullbore (default), sglang or trtllm")
+    add(
+        "--config",
+        metavar="NAME|FILE",
+        help=f"the model of a server that is not here (default {DEEPSEEK_V3})",
+    )
     add("--json", action="store_true", help="print one JSON object")
     asked = parser.add_argument_group("what is asked of it")
     asked.add_argument(
@@ -59,6 +66,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--percentile", choices=PERCENTILES, help="that limits judge (default: the scenario's)"
     )
     asked.add_argument(
+        "--scale", type=_scale, default=Fraction(1), metavar="S", help="of all lengths, such as 1/8"
+    )
+    asked.add_argument(
         "--length-range",
         type=_share,
         default=1.0,
@@ -71,14 +81,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=_words,
         metavar="F,...",
-        help=f"{', '.join(RECIPES)} (default: fp8, and fp4 on devices that multiply it)",
+        help=f"{', '.join(RECIPES)} (default: fp8, and fp4 on devices that multiply it); here as in serve",
     )
-    space.add_argument("--kv", type=_words, default=tuple(CACHE_BYTES), metavar="F,...", help="bf16, fp8")
+    space.add_argument(
+        "--kv", type=_words, metavar="F,...", help="bf16, fp8 (default: both; here what is computed)"
+    )
     space.add_argument(
         "--chunk",
         type=_counts(1),
         metavar="N,...",
-        help="prompt tokens a step (default: the engine's, 2048, 8192)",
+        help="prompt tokens a step (default: the engine's, 2048, 8192; here 256 to 2048 tokens in all)",
     )
     space.add_argument(
         "--running", type=_counts(1), metavar="N,...", help="requests at once (default: the engine's)"
@@ -91,6 +103,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help=f"of each device in use (default {USUAL_SHARE}, {MOST_SHARE} where that is needed)",
     )
+    here = parser.add_argument_group("this machine")
+    here.add_argument(
+        "--model", metavar="MODEL", help="as fullbore serve takes it (default: demo); its kernels are timed"
+    )
+    here.add_argument(
+        "--tune",
+        choices=MODES,
+        default="auto",
+        help="time kernels first; auto: where times are missing (default: auto)",
+    )
+    here.add_argument("--threads", type=_threads, default=0, metavar="N", help="(default: every core)")
     people = parser.add_argument_group("people")
     people.add_argument("--people", type=_people, metavar="N", help="of the company: how many servers?")
     people.add_argument("--active", type=_share, metavar="SHARE", help="of them, in the busy hour")
@@ -121,14 +144,19 @@ def run(args: argparse.Namespace) -> int:
 
 def plan_from(args: argparse.Namespace) -> Answer:
     """The answer to what the arguments ask."""
-    if args.server is None:
-        raise UsageError(_HERE)
+    demands = [_demand(name, args) for name in dict.fromkeys(args.scenario)]
+    peak = demand_of(load_scenario("peak").scaled(args.scale))
+    if args.server.lower() == HERE:
+        args.model = args.model or "demo"
+        return plan_here(args, demands, peak, _company(args))
+    if args.model or args.threads:
+        raise UsageError(
+            f"--{'model' if args.model else 'threads'} is for this machine; the model of {args.server} is "
+            "--config (leave out one of them)"
+        )
+    args.config = args.config or DEEPSEEK_V3
     config, server = named_config(args.config), find_server(args.server)
-    profile = find_profile(args.engine, server.device)
-    demands = [
-        demand_of(load_scenario(name), args.length_range, _ms(args.tpot), _ms(args.ttft), args.percentile)
-        for name in dict.fromkeys(args.scenario)
-    ]
+    profile = find_profile(args.engine or "fullbore", server.device)
     drafts = tuple(args.mtp)
     if any(drafts) and not config.num_nextn_predict_layers:
         raise UsageError(f"--mtp: {args.config} has no MTP layer (leave the flag out)")
@@ -141,30 +169,45 @@ def plan_from(args: argparse.Namespace) -> Answer:
     layouts = [parse_layout(text) for text in args.layout] if args.layout else layouts_of(config, server)
     for layout in layouts:
         check_layout(layout, config, server.count)
-    for kv in args.kv:
+    caches = args.kv or tuple(CACHE_BYTES)
+    for kv in caches:
         if kv not in CACHE_BYTES:
             raise UsageError(f"--kv {kv}: expected {' or '.join(CACHE_BYTES)}")
     space = Space(
         layouts,
         [find_recipe(name) for name in args.weights] if args.weights else usual_recipes(server),
-        args.kv,
+        caches,
         args.chunk or USUAL_CHUNKS,
         running=args.running or (0,),
         drafts=drafts,
         acceptance=args.acceptance or 0.0,
         used_share=args.memory_fraction,
     )
+    found = search(trials(config, server, profile, space, demands), demands)
+    return answer(
+        found,
+        peak,
+        _company(args),
+        lambda trial, running: tuple(launch(engine, trial, running) for engine in engines),
+    )
+
+
+def _demand(name: str, args: argparse.Namespace) -> Demand:
+    scenario = load_scenario(name).scaled(args.scale)
+    return demand_of(scenario, args.length_range, _ms(args.tpot), _ms(args.ttft), args.percentile)
+
+
+def _company(args: argparse.Namespace) -> Company:
+    if args.inside == 1:
+        raise UsageError(
+            "--inside 1: with chance in play no number of people is always inside; expected below 1"
+        )
     habits = [
         Habits(share, hourly)
         for share in ([args.active] if args.active else _SHARES)
         for hourly in ([args.requests_per_hour] if args.requests_per_hour else _HOURLY)
     ]
-    if args.inside == 1:
-        raise UsageError(
-            "--inside 1: with chance in play no number of people is always inside; expected below 1"
-        )
-    found = search(trials(config, server, profile, space, demands), demands)
-    return answer(found, demand_of(load_scenario("peak")), Company(habits, args.people, args.inside), engines)
+    return Company(habits, args.people, args.inside)
 
 
 def _ms(seconds: float | None) -> float | None:
@@ -184,6 +227,20 @@ def _counts(least: int) -> Callable[[str], tuple[int, ...]]:
         return tuple(dict.fromkeys(whole_number(word, least, most) for word in text.split(",")))
 
     return read
+
+
+def _threads(text: str) -> int:
+    return whole_number(text, 1, 4096)
+
+
+def _scale(text: str) -> Fraction:
+    try:
+        scale = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        scale = Fraction(0)
+    if not 0 < scale <= 1000:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}, expected a factor such as 1/8")
+    return scale
 
 
 def _people(text: str) -> int:

@@ -66,17 +66,25 @@ def trials(
     config: ModelConfig, server: Server, profile: Profile, space: Space, demands: Sequence[Demand]
 ) -> Iterator[Trial | Unfit]:
     """Every way of ``space``, the simplest layout first; memory must hold the longest request."""
+    check_lengths(config, demands)
     longest = max(demand.most_tokens for demand in demands)
-    if longest > config.max_position_embeddings:
-        raise UsageError(
-            f"a request of {longest} tokens; the model has {config.max_position_embeddings} positions"
-        )
     for layout in sorted(space.layouts, key=lambda each: (each.dp, each.ep)):
         for recipe in space.recipes:
             for cache in space.caches:
                 for drafts in space.drafts:
                     setting = Setting(config, server, layout, recipe, cache, drafts)
                     yield from _fitting(setting, profile, space, longest)
+
+
+def check_lengths(config: ModelConfig, demands: Sequence[Demand]) -> None:
+    """UsageError, with the scale that would fit, for requests longer than the model's context."""
+    most = config.max_position_embeddings
+    for demand in demands:
+        if demand.most_tokens > most:
+            raise UsageError(
+                f"scenario {demand.name}: a request of {demand.most_tokens} tokens; the model has {most} "
+                f"positions (use for instance --scale 1/{-(-demand.most_tokens // most)})"
+            )
 
 
 def _fitting(setting: Setting, profile: Profile, space: Space, longest: int) -> Iterator[Trial | Unfit]:

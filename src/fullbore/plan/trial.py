@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Protocol
 
 from fullbore.plan.closed_loop import Load, Outcome, run
-from fullbore.plan.demand import Demand
+from fullbore.plan.demand import REQUESTS_PER_SLOT, Demand
 from fullbore.plan.memory import Memory
 from fullbore.plan.point import rate_deviation
 from fullbore.scenario.metrics import percentile
@@ -68,6 +68,7 @@ class Trial(ABC):
     """Keeps what was simulated. ``profile``: with the policy that is tried."""
 
     gained = 1.0  # tokens of a sequence in a step
+    requests_per_slot = REQUESTS_PER_SLOT
 
     def __init__(self, setting: Setting, profile: Engine, held: Memory) -> None:
         self.setting, self.profile, self.held = setting, profile, held
@@ -125,6 +126,10 @@ class Trial(ABC):
             self._limit[key] = highest(lambda count: self.keeps(demand, count, doubt), start)
         return self._limit[key]
 
+    def settle(self, demand: Demand, limit: int) -> None:
+        """``limit`` is what keeps the limits, found in a better way than ``limit`` does."""
+        self._limit[demand, 0.0] = limit
+
     def best(self, demand: Demand) -> Best:
         """With the range that the model's deviation gives."""
         return Best(self.limit(demand), self.limit(demand, Z80), self.limit(demand, -Z80))
@@ -147,7 +152,7 @@ class Trial(ABC):
         return self.model.floor_s(self.step(demand, concurrency)) * 1e3 / self.gained
 
     def _simulate(self, demand: Demand, concurrency: int) -> Reached:
-        load = demand.load(concurrency)
+        load = demand.load(concurrency, self.requests_per_slot)
         seen = run(
             load,
             self.profile.policy,
