@@ -154,6 +154,7 @@ class _Loop:
                 new,
                 sum(pairs(*chunk) for chunk in chunks),
                 len(ready) + running,
+                len(chunks),
             )
         )
         self._advance(cost_s)

@@ -17,6 +17,7 @@ from fullbore.model.weights import STORED, recipe
 from fullbore.ops.setting import KV_CACHE_DTYPES
 from fullbore.plan.answer import Answer, Company, answer
 from fullbore.plan.demand import Demand
+from fullbore.plan.http import http
 from fullbore.plan.launch import Launch
 from fullbore.plan.launch_here import launch_here
 from fullbore.plan.search import Found, Ranked, search
@@ -57,8 +58,9 @@ def plan_here(args: argparse.Namespace, demands: Sequence[Demand], peak: Demand,
     return answer(found, peak, company, launches)
 
 
-def timed_machine(args: argparse.Namespace, space: SpaceHere) -> Machine:
-    """This machine, with the times of every way of ``space``: measured now where ``--tune`` allows it."""
+def timed_machine(args: argparse.Namespace, space: SpaceHere, mode: str = "quick") -> Machine:
+    """This machine, with the times of every way of ``space``: measured now, in ``mode``, where they are
+    missing and ``--tune`` allows it."""
     # Waiting threads must sleep, as in the engine: two pools that spin keep each other from the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     options = EngineOptions(model=str(locate(args.model)), threads=args.threads)
@@ -70,7 +72,7 @@ def timed_machine(args: argparse.Namespace, space: SpaceHere) -> Machine:
     except TimesMissing as missing:
         if args.tune == "off":
             raise FullboreError(f"{missing}; or leave out --tune off, and they are timed first") from None
-        _tune("quick", options, space)
+        _tune(mode, options, space)
         machine = _machine(options)
         _know(machine, space)
     return machine
@@ -79,7 +81,7 @@ def timed_machine(args: argparse.Namespace, space: SpaceHere) -> Machine:
 def _machine(options: EngineOptions) -> Machine:
     from fullbore.kernels.probes import probes  # needs torch
 
-    return Machine(options, probes().measure(), date.today().isoformat())
+    return Machine(options, probes().measure(), date.today().isoformat(), http(options.model))
 
 
 def _know(machine: Machine, space: SpaceHere) -> None:

@@ -10,13 +10,14 @@ from fullbore.engine.options import EngineOptions
 from fullbore.engine.sizing import CACHE_SHARE
 from fullbore.errors import CapacityError
 from fullbore.hardware.ceiling import Ceiling
-from fullbore.hardware.limits import free_memory_bytes
+from fullbore.hardware.limits import free_memory_bytes, usable_cores
 from fullbore.hardware.machine import as_toml, describe
 from fullbore.hardware.servers import Server, find_server
 from fullbore.model.weights import RECIPES, STORED
 from fullbore.ops.times import Times
 from fullbore.plan.demand import Demand
 from fullbore.plan.here import Here, here
+from fullbore.plan.http import Http
 from fullbore.plan.memory import Memory, activation_bytes
 from fullbore.plan.space import Unfit, check_lengths
 from fullbore.plan.trial import Trial
@@ -46,14 +47,16 @@ class SpaceHere:
 class Machine:
     """The machine at hand: what options mean for a model on it, each found out once.
 
-    ceiling: probed just now. times: None for the tuner's table. host: None to measure it.
+    ceiling: probed just now. http: what its HTTP process takes. times: None for the tuner's table. host:
+    None to measure it.
     """
 
     def __init__(
-        self, base: EngineOptions, ceiling: Ceiling, date: str, times: Times | None = None,
-        host: Host | None = None, free_bytes: int | None = None,
+        self, base: EngineOptions, ceiling: Ceiling, date: str, http: Http,
+        times: Times | None = None, host: Host | None = None, free_bytes: int | None = None,
     ) -> None:  # fmt: skip
         self._base, self._ceiling, self._times, self._host = base, ceiling, times, host
+        self._http = http
         told = describe(ceiling.read, ceiling.flops, (), date)
         entry = find_server("here", tomllib.loads(as_toml(replace(told, name="here"))))
         note = f"{told.cpu}, {base.threads or told.threads} threads; {ceiling.describe()} (probed now)"
@@ -61,13 +64,22 @@ class Machine:
         self._free_bytes = free_memory_bytes() if free_bytes is None else free_bytes
         self._found: dict[EngineOptions, Here] = {}
 
+    @property
+    def host(self) -> Host | None:
+        """What a step costs beside its operators; None until a way was asked for."""
+        return self._host
+
     def way(self, weights: str, cache: str) -> Way:
         """TimesMissing where a kernel of it was never timed."""
         options = msgspec.structs.replace(self._base, weights=weights, kv_cache_dtype=cache)
         if options not in self._found:
-            self._found[options] = here(options, self._ceiling, self._times, self._host)
-            self._host = self._found[options].step_time.host
-        return Way(options, self._found[options])
+            found = here(options, self._ceiling, self._times, self._host)
+            self._host = found.step_time.host
+            threads = options.threads or usable_cores()
+            shared = self._http.beside(self._host, threads, usable_cores())
+            step_time = MeasuredStepTime(found.step_time.operators, shared)
+            self._found[options] = replace(found, step_time=step_time)
+        return Way(options, self._found[options], self._http.request_us * 1e-6)
 
     def trials(self, space: SpaceHere, demands: Sequence[Demand]) -> Iterator[Trial | Unfit]:
         """Every way of ``space``; memory must hold the longest request. TimesMissing; UsageError for requests
@@ -87,7 +99,8 @@ class Machine:
         except CapacityError as error:
             return Unfit(setting, str(error))
         table = (
-            "this machine's table of operator times (fullbore tune), probed bandwidth, and the host's time"
+            "this machine's table of operator times (fullbore tune), probed ceilings, and CPU times of the "
+            "engine's host and of the HTTP process; clients run elsewhere"
         )
         engine = Engine(
             "fullbore",

@@ -132,7 +132,9 @@ class Trial(ABC):
 
     def best(self, demand: Demand) -> Best:
         """With the range that the model's deviation gives."""
-        return Best(self.limit(demand), self.limit(demand, Z80), self.limit(demand, -Z80))
+        limit = self.limit(demand)
+        sure, hoped = self.limit(demand, Z80), self.limit(demand, -Z80)
+        return Best(limit, min(sure, limit), max(hoped, limit))
 
     def decode_limit(self, demand: Demand) -> int:
         """The most whose step of decodes alone is inside the TPOT: where a search begins, and at least 1."""

@@ -25,7 +25,7 @@ from fullbore.steptime.profiles import Engine
 from fullbore.steptime.step import Z80, Step
 
 REQUESTS_PER_SLOT = 4  # as fullbore bench has them
-MOST_TOKENS = 3_000_000  # answered in one run of the scheduler: some seconds
+MOST_TOKENS = 2_000_000  # answered in one run of the scheduler: some seconds
 FEWEST_PER_SLOT = 2  # below that ramp and drain are all there is
 
 Variants = Callable[["TrialHere"], "Iterator[tuple[str, Trial]]"]
@@ -33,10 +33,12 @@ Variants = Callable[["TrialHere"], "Iterator[tuple[str, Trial]]"]
 
 @dataclass(frozen=True)
 class Way:
-    """``options``: what the server is started with, but for the sizes that a plan chooses."""
+    """``options``: what the server is started with, but for the sizes that a plan chooses. ``request_s``: of
+    a request in the HTTP process."""
 
     options: EngineOptions
     found: Here
+    request_s: float = 0.0
 
 
 class TrialHere(Trial):
@@ -56,6 +58,10 @@ class TrialHere(Trial):
         )
 
     @property
+    def request_s(self) -> float:
+        return self.way.request_s
+
+    @property
     def model(self) -> MeasuredStepTime:
         return self.way.found.step_time
 
@@ -68,13 +74,15 @@ class TrialHere(Trial):
     def changes(self, demand: Demand, limit: int) -> Iterator[tuple[str, Trial]]:
         return self._variants(self)
 
-    def by_scheduler(self, demand: Demand, concurrency: int) -> Reached | None:
+    def by_scheduler(
+        self, demand: Demand, concurrency: int, requests_per_slot: int = REQUESTS_PER_SLOT
+    ) -> Reached | None:
         """The same as ``at`` by the scheduler itself, which ``at`` tells from then on; None where that
-        would take too long."""
+        would take too long. Fewer requests a slot are run where that helps."""
         most = MOST_TOKENS // (concurrency * demand.output_tokens)
         if most < FEWEST_PER_SLOT:
             return None
-        load = demand.load(concurrency, min(self.requests_per_slot, most))
+        load = demand.load(concurrency, min(requests_per_slot, most))
         found = self._told(demand, load, self._scheduled(load))
         self._reached[demand, concurrency] = found
         return found
