@@ -1,52 +1,13 @@
 """The step time of a model on this machine, from a table whose every time is known."""
 
 import pytest
+from known_times import HOST_US, OPTIONS, PEAKS, THEN, records, table
 
-from fullbore.engine.options import EngineOptions
 from fullbore.hardware.ceiling import Ceiling
-from fullbore.kernels.catalogue import CATALOGUE
-from fullbore.model.checkpoint import Checkpoint
-from fullbore.model.config import load_config
-from fullbore.model.locate import locate
-from fullbore.model.workload import workload
-from fullbore.ops.code import codes
-from fullbore.ops.estimate import Estimator
-from fullbore.ops.operators import OPERATORS
-from fullbore.ops.times import Times, Timing
+from fullbore.ops.times import Times
 from fullbore.plan.here import here
-from fullbore.steptime.measured import Host
 from fullbore.steptime.step import HOST, Step
 from fullbore.steptime.table import TimesMissing
-
-PEAKS = {"float32": 1e11, "bfloat16": 2e11, "int8": 4e11}
-THEN = Ceiling(2e10, PEAKS)
-OPTIONS = EngineOptions(model=str(locate("demo")), dtype="float32", concurrency=4)
-
-
-HOST_US = Host(900.0, 40.0)
-
-
-def table(slower: float) -> Times:
-    """Every kernel takes ``slower`` times the floor."""
-    checkpoint = Checkpoint.open(locate("demo"), load_config(locate("demo")))
-    work, known = workload(checkpoint.config, checkpoint, "float32"), codes(CATALOGUE)
-    estimator = Estimator(Times(), known, THEN, work.sizes)
-    records = []
-    for job in work.jobs:
-        arithmetic = OPERATORS[job.operator].arithmetic(job.format, job.dtype)
-        for entry in CATALOGUE.on("cpu").candidates(job.operator):
-            for tokens in (1, 16, 256):
-                for context in (0, 256):
-                    cost = estimator.cost(job, tokens, context)
-                    floor = max(THEN.floor_us(cost.flops, cost.bytes, arithmetic), 1e-6)
-                    us = slower * floor
-                    records.append(
-                        Timing(
-                            estimator.subject(job), entry.name, known[job.operator, entry.name],
-                            tokens, context, 30, 1.0, us, us, us, floor, "read", 1,
-                        )
-                    )  # fmt: skip
-    return Times(records)
 
 
 @pytest.mark.parametrize("slower", [1.0, 3.0])
@@ -56,6 +17,7 @@ def test_operators_take_what_the_table_says(slower: float) -> None:
         terms = dict(times.of(step).terms_s)
         assert terms.pop(HOST) > 0
         assert sum(terms.values()) == pytest.approx(slower * times.floor_s(step), rel=0.01)
+        assert sum(times.operators_s(step).values()) == pytest.approx(sum(terms.values()))
 
 
 def test_slower_memory_makes_slower_steps() -> None:
@@ -68,3 +30,10 @@ def test_slower_memory_makes_slower_steps() -> None:
 def test_without_times_it_says_how_to_get_some() -> None:
     with pytest.raises(TimesMissing, match=r"add_rms_norm by .*route by .*fullbore tune"):
         here(OPTIONS, THEN, Times(), HOST_US)
+
+
+def test_times_of_another_shape_are_no_times_of_this_one() -> None:
+    """A selection may rest on relatives; a plan may not."""
+    others = [each for each in records(1.0) if each.subject.operator != "linear"]
+    with pytest.raises(TimesMissing, match="linear by"):
+        here(OPTIONS, THEN, Times(others), HOST_US)

@@ -62,7 +62,7 @@ class Machine:
         note = f"{told.cpu}, {base.threads or told.threads} threads; {ceiling.describe()} (probed now)"
         self.server = Server("this machine", entry.device, 1, note)
         self._free_bytes = free_memory_bytes() if free_bytes is None else free_bytes
-        self._found: dict[EngineOptions, Here] = {}
+        self._found: dict[EngineOptions, Here | TimesMissing] = {}
 
     @property
     def host(self) -> Host | None:
@@ -73,13 +73,21 @@ class Machine:
         """TimesMissing where a kernel of it was never timed."""
         options = msgspec.structs.replace(self._base, weights=weights, kv_cache_dtype=cache)
         if options not in self._found:
-            found = here(options, self._ceiling, self._times, self._host)
-            self._host = found.step_time.host
-            threads = options.threads or usable_cores()
-            shared = self._http.beside(self._host, threads, usable_cores())
-            step_time = MeasuredStepTime(found.step_time.operators, shared)
-            self._found[options] = replace(found, step_time=step_time)
-        return Way(options, self._found[options], self._http.request_us * 1e-6)
+            try:
+                self._found[options] = self._here(options)
+            except TimesMissing as missing:
+                self._found[options] = missing
+        found = self._found[options]
+        if isinstance(found, TimesMissing):
+            raise found
+        return Way(options, found, self._http.request_us * 1e-6)
+
+    def _here(self, options: EngineOptions) -> Here:
+        found = here(options, self._ceiling, self._times, self._host)
+        self._host = found.step_time.host
+        threads = options.threads or usable_cores()
+        shared = self._http.beside(self._host, threads, usable_cores())
+        return replace(found, step_time=MeasuredStepTime(found.step_time.operators, shared))
 
     def trials(self, space: SpaceHere, demands: Sequence[Demand]) -> Iterator[Trial | Unfit]:
         """Every way of ``space``; memory must hold the longest request. TimesMissing; UsageError for requests
