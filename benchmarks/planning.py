@@ -15,7 +15,6 @@ from fullbore.plan.demand import Demand, demand_of
 from fullbore.plan.search import search
 from fullbore.plan.simulator import Server, simulate
 from fullbore.plan.space import Space, layouts_of, trials, usual_recipes
-from fullbore.plan.trial import Trial
 from fullbore.scenario.prompt import Request, Segment, Session
 from fullbore.scenario.scenario import load_scenario
 from fullbore.steptime.profiles import find_profile
@@ -33,7 +32,8 @@ def main() -> None:
     print(f"search on {server.name}, {found.tried} ways: {time.process_time() - begun_s:.1f} s")
     trial = found.best.trial
     for demand in demands:
-        fresh = Trial(trial.setting, trial.profile, trial.held)
+        policy = trial.profile.policy
+        fresh = trial.with_policy(policy.chunk_tokens, policy.most_running)
         begun_s = time.process_time()
         fresh.at(demand, CONCURRENCY)
         print(f"counts, {demand.name} at {CONCURRENCY}: {(time.process_time() - begun_s) * 1e3:.0f} ms")

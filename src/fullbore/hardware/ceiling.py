@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 _READ_BYTES = 256 << 20  # far beyond any last-level cache that a probe could be fooled by
+SWEPT_BYTES = 4 << 20  # for each core: above any cache of its own
 _SIZE = 1024
 _REPEATS = 5
 ARITHMETICS = ("float32", "bfloat16", "int8")  # what products are made in; int8 sums in 32 bits
@@ -50,10 +51,14 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Probes:
-    """``read()``: bytes/s; ``peak(arithmetic)``: operations/s, None for int8 without instructions."""
+    """``read()``: bytes/s; ``peak(arithmetic)``: operations/s, None for int8 without instructions.
+
+    ``sweep()``: every core's own caches hold nothing of what was computed before.
+    """
 
     read: Callable[[], float]
     peak: Callable[[str], float | None]
+    sweep: Callable[[], object] = lambda: None
 
     def measure(self) -> Ceiling:
         """All ceilings, in well under a second each."""
@@ -77,7 +82,11 @@ def torch_probes() -> Probes:
         left, right = torch.ones(_SIZE, _SIZE, dtype=kind), torch.ones(_SIZE, _SIZE, dtype=kind)
         return 2 * _SIZE**3 / _best_seconds(lambda: left @ right)
 
-    return Probes(read, peak)
+    def sweep() -> None:
+        values[0][: torch.get_num_threads() * SWEPT_BYTES // 4].sum()
+
+    read()
+    return Probes(read, peak, sweep)
 
 
 def _best_seconds(call: Callable[[], object]) -> float:

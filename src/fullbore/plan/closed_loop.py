@@ -165,6 +165,7 @@ class Loop:
                 new,
                 sum(pairs(*chunk) for chunk in chunks),
                 len(ready) + running,
+                len(chunks),
             )
         )
         self._advance(cost_s)

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fullbore.plan.demand import Demand
-from fullbore.steptime.model import Setting
-from fullbore.steptime.profiles import Policy
 
 
 @dataclass(frozen=True)
@@ -17,10 +15,10 @@ class NextStep:
     command: str
 
 
-def next_steps(way: str, asked: Sequence[tuple[str, Demand, int]]) -> Iterator[NextStep]:
-    """way: of ``way_flags``. asked: of each scenario the words after ``--scenario`` ("": lengths alone), what
-    was asked of it, and how many are in flight."""
-    for _, demand, limit in asked:
+def next_steps(way: str, asked: Sequence[tuple[str, Demand, int]], points: bool = True) -> Iterator[NextStep]:
+    """way: of ``Trial.flags``. asked: of each scenario the words after ``--scenario`` ("": lengths alone),
+    what was asked, and how many are in flight. points: whether ``plan point`` knows the server."""
+    for _, demand, limit in asked if points else ():
         lengths = f"--input {demand.input_tokens} --output {demand.output_tokens}"
         ranged = f" --length-range {demand.length_range:g}" if demand.length_range < 1 else ""
         yield NextStep(
@@ -40,18 +38,6 @@ def next_steps(way: str, asked: Sequence[tuple[str, Demand, int]]) -> Iterator[N
             f"fullbore bench http://SERVER:PORT {_asked(words, demand, limit)} --json {measured}\n"
             f"fullbore bench compare {measured} {simulated} --html {demand.name}.html",
         )
-
-
-def way_flags(
-    setting: Setting, engine: str, epoch: str, policy: Policy, used_share: float, acceptance: float
-) -> str:
-    """The flags of ``plan point`` and ``plan simulate`` that say how a model is run."""
-    flags = (
-        f"--server {setting.server.name} --engine {engine}{f'@{epoch}' if epoch else ''} "
-        f"--layout {setting.layout} --weights {setting.recipe.name} --kv {setting.cache} "
-        f"--chunk {policy.chunk_tokens} --running {policy.most_running} --memory-fraction {used_share:g}"
-    )
-    return flags + (f" --mtp {setting.drafts} --acceptance {acceptance:g}" if setting.drafts else "")
 
 
 def _asked(words: str, demand: Demand, limit: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from fullbore.engine.client import EngineClient
+from fullbore.engine.first_tune import MODES, FirstTune
 from fullbore.engine.options import EngineOptions
 from fullbore.errors import UsageError
 from fullbore.flags import whole_number
@@ -17,7 +18,6 @@ from fullbore.model.weights import add_weights_flag
 from fullbore.ops.setting import KV_CACHE_DTYPES
 from fullbore.scenario.scenario import load_scenario
 from fullbore.server.auth import Keys
-from fullbore.server.first_tune import MODES, FirstTune
 from fullbore.server.limits import Limits
 from fullbore.server.service import Service, Settings
 from fullbore.server.serving import OnProgress, bind, serve

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fullbore.steptime.step import HOST, Interval, Step, StepCost, pairs
+from fullbore.steptime.step import ACTIVATIONS, HOST, Interval, Step, StepCost, pairs
 
 # Which tokens of a step an operator sees.
 TOKENS, SAMPLED, DECODES, CHUNKS = "tokens", "sampled", "decodes", "chunks"
@@ -47,9 +47,10 @@ class Known:
 class OperatorTimes:
     """One operator at one shape, ``uses`` times in the network, on ``sees`` of a step's tokens.
 
-    floor_us(tokens, context): of the roofline at the present ceilings. readings: at least one. cold: what it
-    reads is in no cache, so that a reading under its floor says that memory was faster then than when it was
-    probed, and not that this operator needs less.
+    floor_us(tokens, context): of the roofline at the present ceilings. kind(tokens, context): what that floor
+    is made of (see ``step.py``). readings: at least one. cold: what it reads is in no cache, so that a
+    reading under its floor says that memory was faster then than when it was probed, and not that this
+    operator needs less.
     """
 
     operator: str
@@ -57,6 +58,7 @@ class OperatorTimes:
     sees: str
     readings: tuple[Reading, ...]
     floor_us: Callable[[int, int], float]
+    kind: Callable[[int, int], str] = lambda tokens, context: ACTIVATIONS
     cold: bool = False
 
     def of(self, tokens: int, context: int) -> Known:
@@ -146,18 +148,26 @@ class MeasuredStepTime:
         return us * 1e-6
 
     def of(self, step: Step) -> StepCost:
-        """The time of ``step`` with its interval, and what each operator takes of it."""
+        """The time of ``step`` with its interval, and what it is spent on."""
         terms: dict[str, float] = {}
         wide_us = 0.0  # errors of one minute are those of one machine: they add up
         for times, calls, tokens, context in self._calls(step):
-            known = times.of(tokens, context)
+            known, kind = times.of(tokens, context), times.kind(tokens, context)
             us = times.uses * calls * known.us
-            terms[times.operator] = terms.get(times.operator, 0.0) + us * 1e-6
+            terms[kind] = terms.get(kind, 0.0) + us * 1e-6
             wide_us += us * known.deviation
         terms[HOST] = self.host.us(_rows(step), step.sampled) * 1e-6 if terms else 0.0
         seconds = sum(terms.values())
         deviation = wide_us * 1e-6 / seconds if seconds else 0.0
         return StepCost(Interval.spread(seconds, deviation), terms)
+
+    def operators_s(self, step: Step) -> dict[str, float]:
+        """What each operator takes of ``step``, by name; the host's share is not in it."""
+        taken: dict[str, float] = {}
+        for times, calls, tokens, context in self._calls(step):
+            us = times.uses * calls * times.of(tokens, context).us
+            taken[times.operator] = taken.get(times.operator, 0.0) + us * 1e-6
+        return taken
 
     def floor_s(self, step: Step) -> float:
         """The sum of the operators' floors at the present ceilings."""

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from fullbore.hardware.limits import usable_cores
-    from fullbore.tune.probes import probes
+    from fullbore.kernels.probes import probes
 
     torch.set_num_threads(usable_cores())
     ceiling = probes().measure()

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from fullbore.hardware.cpu import last_level_cache_bytes
 from fullbore.hardware.limits import free_memory_bytes
 from fullbore.kernels.catalogue import CATALOGUE
+from fullbore.kernels.probes import probes
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import load_config
 from fullbore.model.convert import Converted
@@ -28,7 +29,6 @@ from fullbore.ops.times import Covered, Times
 from fullbore.ops.tuned import Tuned, shortfalls
 from fullbore.screen import console
 from fullbore.tune.points import QUICK, THOROUGH
-from fullbore.tune.probes import probes
 from fullbore.tune.table import choices_table
 from fullbore.tune.tuner import Bench, Tuner
 

@@ -3,7 +3,9 @@
 - Weights are as cold as in service: each call takes the next of several packed copies, which together exceed
   twice the last-level cache, or the whole model where that is smaller.
 - Candidates take turns (A B A B ...), so that a machine that drifts drifts for all of them.
-- A call too short for the clock is repeated within one reading.
+- Between two readings the nearest caches are swept, as other operators' weights do in a step: what is as
+  short as a norm then takes up to twice as long, its Python included.
+- Where nothing is swept, a call too short for the clock is repeated within one reading.
 """
 
 import statistics
@@ -66,11 +68,16 @@ def copies_needed(packed_bytes: int, model_bytes: int, cache_bytes: int, most: i
     return max(1, min(most, -(-cold // max(1, packed_bytes))))
 
 
-def compare(calls: Sequence[Call], effort: Effort, clock: Clock = time.perf_counter) -> list[Spread]:
-    """The spread of each call's times, measured in turns."""
+def compare(
+    calls: Sequence[Call], effort: Effort, clock: Clock = time.perf_counter, sweep: Call | None = None
+) -> list[Spread]:
+    """The spread of each call's times, measured in turns. sweep: done before each reading, which is of one
+    call then."""
     begin = clock()
     once = [_warm(call, clock) for call in calls]
-    loops = [max(1, min(MOST_LOOPS, round(SHORTEST_S / max(seconds, 1e-9)))) for seconds in once]
+    loops = [
+        1 if sweep else max(1, min(MOST_LOOPS, round(SHORTEST_S / max(seconds, 1e-9)))) for seconds in once
+    ]
     hopeless = [seconds > effort.hopeless * min(once) for seconds in once]
     readings: list[list[float]] = [
         [seconds] if lost else [] for seconds, lost in zip(once, hopeless, strict=True)
@@ -80,6 +87,8 @@ def compare(calls: Sequence[Call], effort: Effort, clock: Clock = time.perf_coun
             break
         for call, loop, seen, lost in zip(calls, loops, readings, hopeless, strict=True):
             if not lost:
+                if sweep:
+                    sweep()
                 seen.append(_reading(call, loop, clock) / loop)
     return [Spread.of(seen) for seen in readings]
 

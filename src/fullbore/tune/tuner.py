@@ -33,7 +33,7 @@ Progress = Callable[[int, int, str], None]  # points done, points in all, what i
 class Bench:
     """What measuring needs of the machine, so that tests can bring their own."""
 
-    probes: Probes
+    probes: Probes  # of the ceilings; and what sweeps the caches
     cache_bytes: int  # of the last level
     most_bytes: int  # of drawn weights
     clock: Clock = time.perf_counter
@@ -157,6 +157,8 @@ class Tuner:
                     ceiling = self._ceiling()
                     inputs = Inputs(job, fixed)
                     packs = [self._copies(kernel(job.dtype), inputs.weights) for kernel in kernels]
+                # Memory changes its speed within seconds, arithmetic seldom.
+                ceiling = replace(ceiling, read=self.bench.probes.read())
                 spreads = self._compare(job, kernels, packs, inputs, point, uses, effort)
                 self._keep(
                     self._timing(here, kernel, point, spread, packed_bytes(pack[0]), fixed, ceiling)
@@ -183,7 +185,7 @@ class Tuner:
             for call in calls:
                 call()  # pools of threads are made by a first call, and must be there to be pinned
             with pinned():
-                return compare(calls, effort, self.bench.clock)
+                return compare(calls, effort, self.bench.clock, self.bench.probes.sweep)
 
     def _copies(self, kernel: Kernel, weights: tuple[Any, ...]) -> list[Any]:
         first = kernel.pack(*weights)

@@ -2,10 +2,11 @@
 
 import importlib
 from ctypes import c_double, c_int64, c_void_p
+from itertools import cycle
 
 import torch
 
-from fullbore.hardware.ceiling import ARITHMETICS, Probes, torch_probes
+from fullbore.hardware.ceiling import ARITHMETICS, SWEPT_BYTES, Probes, torch_probes
 
 _READ_BYTES = 512 << 20  # far beyond any last-level cache
 _PAGE = 4096
@@ -37,7 +38,13 @@ def probes() -> Probes:
             return flops("float32")  # which bfloat16 is widened to
         return 1e9 * found or None
 
-    return Probes(read_bytes, flops)
+    swept = min(_READ_BYTES, native.threads * SWEPT_BYTES)
+    turns = cycle(range(memory.data_ptr(), memory.data_ptr() + _READ_BYTES - swept + 1, swept))
+
+    def sweep() -> None:
+        read(native.pool, next(turns), swept)
+
+    return Probes(read_bytes, flops, sweep)
 
 
 def _page(memory: torch.Tensor) -> int:
