@@ -38,6 +38,11 @@ class Workload:
         """Every job once, in the order of the network."""
         return tuple(dict.fromkeys(job for group in self.groups for job in group))
 
+    @property
+    def calls(self) -> int:
+        """Of operators, in one pass through the network."""
+        return max(1, sum(uses * len(group) for group, uses in self.groups.items()))
+
 
 @dataclass(frozen=True)
 class Call:

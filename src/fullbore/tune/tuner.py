@@ -24,6 +24,7 @@ from fullbore.tune.pinning import pinned
 from fullbore.tune.points import Inputs, Mode, Point, points, timed_sizes
 from fullbore.tune.timing import Clock, Effort, Spread, compare, copies_needed, rotating
 
+MOST_SWEPT_BYTES = 8 << 20  # nothing that is near the cores outlives it
 MOST_COPIES = 256  # of one matrix; beyond that packing takes longer than timing
 
 Progress = Callable[[int, int, str], None]  # points done, points in all, what is next
@@ -185,7 +186,12 @@ class Tuner:
             for call in calls:
                 call()  # pools of threads are made by a first call, and must be there to be pinned
             with pinned():
-                return compare(calls, effort, self.bench.clock, self.bench.probes.sweep)
+                return compare(calls, effort, self.bench.clock, self._sweep)
+
+    def _sweep(self) -> None:
+        """Between two operators a step reads other weights: so many bytes, on average."""
+        if between := min(MOST_SWEPT_BYTES, self.work.bytes // self.work.calls):
+            self.bench.probes.sweep(between)
 
     def _copies(self, kernel: Kernel, weights: tuple[Any, ...]) -> list[Any]:
         first = kernel.pack(*weights)
