@@ -10,7 +10,6 @@ from small_models import DictSource, PagedRun, random_weights, relative_error, s
 
 from fullbore.errors import CapacityError, CheckpointError, UsageError
 from fullbore.model import convert as converting
-from fullbore.model import load
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import load_config
 from fullbore.model.convert import Converted, convert
@@ -215,11 +214,11 @@ def test_the_refusal_counts_converted_bytes_and_says_what_fits(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {name: converted(checkpoint, name).total_bytes for name in RECIPES}
-    monkeypatch.setattr(load, "free_memory_bytes", lambda: sizes["int4"])
+    monkeypatch.setattr("fullbore.hardware.device.free_memory_bytes", lambda: sizes["int4"])
     load_model(checkpoint.folder, "float32", weights="int4")
     with pytest.raises(CapacityError, match=r"of weights as int8.*--weights int4"):
         load_model(checkpoint.folder, "float32", weights="int8")
-    monkeypatch.setattr(load, "free_memory_bytes", lambda: 1000)
+    monkeypatch.setattr("fullbore.hardware.device.free_memory_bytes", lambda: 1000)
     with pytest.raises(CapacityError, match="larger machine"):
         load_model(checkpoint.folder, "float32", weights="int4")
 

@@ -11,7 +11,6 @@ from small_models import DictSource, PagedRun, random_weights, small_config
 
 from fullbore.errors import CapacityError, CheckpointError, UsageError
 from fullbore.kernels.torch import KERNELS as TORCH
-from fullbore.model import load
 from fullbore.model.load import build, load_model
 from fullbore.model.make_checkpoint import config_fields, make_checkpoint
 from fullbore.ops.registry import Registry
@@ -142,7 +141,7 @@ def test_the_selection_says_who_computes_and_why(checkpoint: Path) -> None:
 def test_a_model_that_cannot_fit_is_refused_before_it_is_read(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "free_memory_bytes", lambda: 100_000)
+    monkeypatch.setattr("fullbore.hardware.device.free_memory_bytes", lambda: 100_000)
     with pytest.raises(
         CapacityError, match=r"holds 0\.0 GiB of weights as stored, and 0\.0 GiB of memory are free"
     ):

@@ -18,6 +18,7 @@ from fullbore.engine.loop import Loop
 from fullbore.engine.messages import Command, Outputs, Report, Sampling, Submit
 from fullbore.engine.runner import Runner
 from fullbore.engine.scheduler import Scheduler
+from fullbore.hardware.device import CPU
 from fullbore.model.batch import Batch
 from fullbore.model.config import ModelConfig
 from fullbore.model.deepseek import DeepseekV3
@@ -101,7 +102,7 @@ class HollowNetwork(DeepseekV3):
 class _HollowParts:
     """Reads names and shapes, never values."""
 
-    bytes = 0
+    bytes, device = 0, CPU
 
     def __init__(self, config: ModelConfig, source: Source, sweep: "_Sweep") -> None:
         self._sweep = sweep

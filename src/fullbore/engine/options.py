@@ -7,6 +7,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
     """All sizes in tokens unless named otherwise; 0 means "choose for this machine and model"."""
 
     model: str  # a checkpoint folder
+    device: str = "auto"  # cpu, cuda (AMD's GPUs too), or auto: a GPU where there is one
     dtype: str = "auto"  # float32, bfloat16, or auto: what this CPU multiplies fastest
     weights: str = "stored"  # a name in model.weights.RECIPES: what they are converted to
     max_model_len: int = 0  # 0: what the model allows and the pages hold

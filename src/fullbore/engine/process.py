@@ -28,7 +28,7 @@ from fullbore.engine.sizing import size_cache
 from fullbore.engine.step import Row, Started, Step
 from fullbore.engine.wire import EngineWire
 from fullbore.errors import CheckpointError, FullboreError
-from fullbore.hardware.limits import free_memory_bytes, usable_cores
+from fullbore.hardware.limits import usable_cores
 
 _GREETING_S = 30.0
 _PROGRESS_EVERY_S = 0.1
@@ -104,12 +104,14 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
     import torch
 
     from fullbore.engine.runner import Runner
+    from fullbore.hardware.device import find_device
     from fullbore.model.load import load_model
     from fullbore.model.locate import locate
     from fullbore.ops.setting import Setting
     from fullbore.ops.tuned import Tuned, shortfalls
 
     torch.set_num_threads(options.threads or usable_cores())
+    device = find_device(options.device)
     folder = locate(options.model)
     reported = -_PROGRESS_EVERY_S
 
@@ -123,15 +125,17 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
     setting = Setting.of(
         options.scenario, options.concurrency, options.threads, options.max_num_batched_tokens
     )
-    tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, free_memory_bytes())
-    model = load_model(folder, options.dtype, progress, tuned, options.weights, options.kv_cache_dtype)
+    tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, device.free_bytes())
+    model = load_model(
+        folder, options.dtype, progress, tuned, options.weights, options.kv_cache_dtype, device
+    )
     for line in shortfalls(model.selection):
         _log.warning("%s", line)
     config = model.config
     # Of one token, as a page of any size that was asked for may be more than there is.
     token_bytes = sum(layer.nbytes for layer in model.new_cache(1, 1))
     bytes_per_page = options.page_size * token_bytes
-    sizes = size_cache(options, config.max_position_embeddings, bytes_per_page, free_memory_bytes())
+    sizes = size_cache(options, config.max_position_embeddings, bytes_per_page, device.free_bytes())
     scheduler = Scheduler(
         pages=sizes.pages,
         page_size=options.page_size,

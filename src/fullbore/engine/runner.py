@@ -139,15 +139,16 @@ class Runner:
         )
         decodes = next((index for index, row in enumerate(rows) if row.count > 1), len(rows))
         samples = np.array([row.samples for row in rows])
+        place = self._model.device.place
         return Batch(
-            tokens=torch.from_numpy(tokens),
-            positions=torch.from_numpy(positions),
-            slots=torch.from_numpy(slots),
+            tokens=torch.from_numpy(tokens).to(place),
+            positions=torch.from_numpy(positions).to(place),
+            slots=torch.from_numpy(slots).to(place),
             decode_rows=decodes,
-            page_table=torch.from_numpy(page_table),
-            contexts=torch.from_numpy((first + count).astype(np.int32)),
+            page_table=torch.from_numpy(page_table).to(place),
+            contexts=torch.from_numpy((first + count).astype(np.int32)).to(place),
             prefills=_prefills(start[decodes:], rows[decodes:]),
-            logits_at=torch.from_numpy((start + count - 1)[samples]),
+            logits_at=torch.from_numpy((start + count - 1)[samples]).to(place),
         )
 
 

@@ -133,7 +133,7 @@ class DeepseekV3:
     selection: Selection  # which kernel does what, and why
 
     def __init__(self, config: ModelConfig, parts: Parts, dtype: str, kv_bits: int = 0) -> None:
-        self.config, self.dtype = config, DTYPES[dtype]
+        self.config, self.dtype, self.device = config, DTYPES[dtype], parts.device
         self.row = CacheRow(config.kv_lora_rank, config.qk_rope_head_dim, kv_bits)
         embedding = parts.weight("model.embed_tokens.weight")
         if config.tie_word_embeddings:
@@ -141,7 +141,7 @@ class DeepseekV3:
         else:
             self.embed = parts.bind("embed", embedding)
             self.head = parts.bind("linear", parts.weight("lm_head.weight"))
-        self.rotary = Rotary(config.rope, config.qk_rope_head_dim)
+        self.rotary = Rotary(config.rope, config.qk_rope_head_dim, self.device.place)
         self.layers = [Layer(config, parts, index, self.row) for index in range(config.num_hidden_layers)]
         self.norm = parts.bind("add_rms_norm", parts.tensor("model.norm.weight"), config.rms_norm_eps)
         self.greedy = parts.bind("greedy", config.vocab_size)  # logits [R, vocab] -> tokens [R]
@@ -149,7 +149,8 @@ class DeepseekV3:
 
     def new_cache(self, pages: int, page_size: int) -> tuple[Tensor, ...]:
         """An empty cache: for each layer [pages, page_size, width of a row]."""
-        return tuple(self.row.empty(pages, page_size, self.dtype) for _ in self.layers)
+        place = self.device.place
+        return tuple(self.row.empty(pages, page_size, self.dtype, place) for _ in self.layers)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: tuple[Tensor, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fullbore.errors import CapacityError, UsageError
 from fullbore.hardware.cpu import best_dtype
-from fullbore.hardware.limits import free_memory_bytes
+from fullbore.hardware.device import CPU, Device
 from fullbore.kernels.catalogue import CATALOGUE
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import ModelConfig, load_config
@@ -21,7 +21,7 @@ from fullbore.model.convert import Converted
 from fullbore.model.deepseek import DeepseekV3
 from fullbore.model.parts import Call
 from fullbore.model.weights import RECIPES, STORED, recipe
-from fullbore.model.workload import DEVICE, Source, assemble, workload
+from fullbore.model.workload import Source, assemble, workload
 from fullbore.ops.contract import DTYPES, packed_bytes
 from fullbore.ops.demand import Workload
 from fullbore.ops.formats import Weight
@@ -37,7 +37,7 @@ Selector = Callable[[Workload, Registry, str], Selection]  # the last is the com
 
 def in_registry_order(work: Workload, registry: Registry, dtype: str) -> Selection:
     """The first kernel that can do each job, where nothing was measured."""
-    return select(work.groups, registry, DEVICE, dtype)
+    return select(work.groups, registry, work.device, dtype)
 
 
 def load_model(
@@ -47,6 +47,7 @@ def load_model(
     selector: Selector = in_registry_order,
     weights: str = STORED,
     kv_cache_dtype: str = "auto",
+    device: Device = CPU,
 ) -> DeepseekV3:
     """The model in ``folder``, with every kernel selected. ``dtype``: float32, bfloat16 or auto; ``weights``:
     a name in ``RECIPES``; ``kv_cache_dtype``: one of ``ops.setting.KV_CACHE_DTYPES``.
@@ -55,12 +56,12 @@ def load_model(
     Before any weight is read: ConfigError or CheckpointError where the folder holds no such model,
     CapacityError where it cannot fit.
     """
-    chosen, wanted = compute_type(dtype), recipe(weights)
+    chosen, wanted = compute_type(dtype, device), recipe(weights)
     bits = kv_bits(kv_cache_dtype, chosen)
     checkpoint = Checkpoint.open(folder, load_config(folder))
     source = Converted(checkpoint, checkpoint.specs, wanted)
-    _refuse_too_large(folder, source, checkpoint, free_memory_bytes())
-    model = build(checkpoint.config, source, chosen, progress=progress, selector=selector, kv_bits=bits)
+    _refuse_too_large(folder, source, checkpoint, device.free_bytes())
+    model = build(checkpoint.config, source, chosen, CATALOGUE, progress, selector, bits, device)
     model.format, model.conversion = source.format, source.summary()
     return model
 
@@ -80,10 +81,14 @@ def _refuse_too_large(folder: Path, source: Converted, checkpoint: Checkpoint, f
     )
 
 
-def compute_type(dtype: str) -> str:
+def compute_type(dtype: str, device: Device = CPU) -> str:
     """float32 or bfloat16 for what ``--dtype`` says."""
     if dtype not in ("auto", *DTYPES):
         raise UsageError(f"--dtype {dtype} is not known; use auto, {' or '.join(DTYPES)}")
+    if device.kind != "cpu":
+        if dtype == "float32":
+            raise UsageError("--dtype float32: kernels for GPUs compute in bfloat16 (leave it out)")
+        return "bfloat16"
     return best_dtype() if dtype == "auto" else dtype
 
 
@@ -95,10 +100,11 @@ def build(
     progress: Progress | None = None,
     selector: Selector = in_registry_order,
     kv_bits: int = 0,
+    device: Device = CPU,
 ) -> DeepseekV3:
     """The model of ``config`` with weights from ``source`` and a cache of ``kv_bits`` (``CacheRow``)."""
-    selection = selector(workload(config, source, dtype, kv_bits), registry, dtype)
-    loader = _Loader(source, selection, progress)
+    selection = selector(workload(config, source, dtype, kv_bits, device), registry, dtype)
+    loader = _Loader(source, selection, progress, device)
     model = assemble(config, loader, dtype, kv_bits)
     model.selection = selection
     if progress:
@@ -111,8 +117,10 @@ class _Loader:
     beside the packed weights only one matrix (of experts: one expert) is in memory.
     """
 
-    def __init__(self, source: Source, selection: Selection, progress: Progress | None) -> None:
-        self.bytes = 0
+    def __init__(
+        self, source: Source, selection: Selection, progress: Progress | None, device: Device
+    ) -> None:
+        self.bytes, self.device = 0, device
         self._source, self._selection, self._progress = source, selection, progress
         self._total = source.total_bytes
         self._handed: dict[str, int] = {}  # name -> bytes, since the last ``done``

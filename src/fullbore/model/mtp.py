@@ -27,7 +27,7 @@ class MultiTokenPredictor:
 
     def new_cache(self, pages: int, page_size: int) -> Tensor:
         """This layer's own cache: [pages, page_size, width of a row]."""
-        return self.model.row.empty(pages, page_size, self.model.dtype)
+        return self.model.row.empty(pages, page_size, self.model.dtype, self.model.device.place)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, hidden: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:

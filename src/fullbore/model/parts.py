@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from fullbore.hardware.device import Device
 from fullbore.ops.ffn import Expert
 from fullbore.ops.formats import Weight
 
@@ -32,6 +33,11 @@ class Parts(Protocol):
 
     def done(self) -> None:
         """What was handed out is packed; its mapped memory may go."""
+        ...
+
+    @property
+    def device(self) -> Device:
+        """Where what is bound computes."""
         ...
 
     @property

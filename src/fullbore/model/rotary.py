@@ -31,8 +31,8 @@ def inverse_frequencies(rope: RopeConfig, dim: int) -> Tensor:
 class Rotary:
     """cos and sin for any positions. Computed when asked for: a table for 163840 positions would be 80 MB."""
 
-    def __init__(self, rope: RopeConfig, dim: int) -> None:
-        self.frequencies = inverse_frequencies(rope, dim)
+    def __init__(self, rope: RopeConfig, dim: int, place: str = "cpu") -> None:
+        self.frequencies = inverse_frequencies(rope, dim).to(place)
         self.scale = rope.cos_sin_scale
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:

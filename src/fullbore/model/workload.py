@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
+from fullbore.hardware.device import CPU, Device
 from fullbore.model.config import ModelConfig
 from fullbore.model.deepseek import DeepseekV3
 from fullbore.model.mtp import MultiTokenPredictor
@@ -16,8 +17,6 @@ from fullbore.ops.contract import Job
 from fullbore.ops.demand import Workload
 from fullbore.ops.formats import Weight
 from fullbore.ops.operators import OPERATORS
-
-DEVICE = "cpu"
 
 
 class Source(Protocol):
@@ -34,9 +33,11 @@ class Source(Protocol):
     def total_bytes(self) -> int: ...
 
 
-def workload(config: ModelConfig, source: Source, dtype: str, kv_bits: int = 0) -> Workload:
+def workload(
+    config: ModelConfig, source: Source, dtype: str, kv_bits: int = 0, device: Device = CPU
+) -> Workload:
     """The jobs of the network with weights from ``source``, computing in ``dtype``, with such a cache."""
-    recorder = _Recorder(source, dtype)
+    recorder = _Recorder(source, dtype, device)
     assemble(config, recorder, dtype, kv_bits)
     jobs = {job for group in recorder.groups for job in group}
     heads = {job for job in jobs if _sees_sampled_rows(job, config.vocab_size)}
@@ -73,8 +74,8 @@ class _Recorder:
 
     bytes = 0
 
-    def __init__(self, source: Source, dtype: str) -> None:
-        self.weight, self.tensor = source.outline, source.tensor
+    def __init__(self, source: Source, dtype: str, device: Device) -> None:
+        self.weight, self.tensor, self.device = source.outline, source.tensor, device
         self.groups: Counter[tuple[Job, ...]] = Counter()
         self._dtype = dtype
 
@@ -82,7 +83,8 @@ class _Recorder:
         return self.bind_all((operator,), *weights)[0]
 
     def bind_all(self, operators: Sequence[str], *weights: Any) -> tuple[Call, ...]:
-        self.groups[tuple(Job.of(OPERATORS[name], weights, self._dtype, DEVICE) for name in operators)] += 1
+        kind = self.device.kind
+        self.groups[tuple(Job.of(OPERATORS[name], weights, self._dtype, kind) for name in operators)] += 1
         return tuple(_not_loaded for _ in operators)
 
     def done(self) -> None:

@@ -60,10 +60,10 @@ class CacheRow:
         """Of one token's row in one layer, computing in ``dtype``."""
         return self.width * self.type(DTYPES[dtype]).itemsize
 
-    def empty(self, pages: int, page_size: int, dtype: torch.dtype) -> Tensor:
+    def empty(self, pages: int, page_size: int, dtype: torch.dtype, place: str = "cpu") -> Tensor:
         """[pages, page_size, width], not filled: no kernel looks at a row that was not written, and to touch
         gigabytes takes seconds."""
-        return torch.empty(pages, page_size, self.width, dtype=self.type(dtype))
+        return torch.empty(pages, page_size, self.width, dtype=self.type(dtype), device=place)
 
     def encode(self, latent: Tensor, rope: Tensor) -> Tensor:
         """latent: [tokens, latent]; rope: [tokens, rope] -> [tokens, width], each row by itself."""

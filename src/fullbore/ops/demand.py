@@ -43,6 +43,11 @@ class Workload:
         """Of operators, in one pass through the network."""
         return max(1, sum(uses * len(group) for group, uses in self.groups.items()))
 
+    @property
+    def device(self) -> str:
+        """What kernels are to run on."""
+        return next(job.device for job in self.jobs)
+
 
 @dataclass(frozen=True)
 class Call:

@@ -30,16 +30,14 @@ class Tuned:
     memory_bytes: int | None = None
 
     def __call__(self, work: Workload, registry: Registry, dtype: str) -> Selection:
-        device = next(job.device for job in work.jobs)
         evidence = self.evidence(work, registry)
-        return select(work.groups, registry, device, dtype, evidence, self.by_tokens, self.memory_bytes)
+        return select(work.groups, registry, work.device, dtype, evidence, self.by_tokens, self.memory_bytes)
 
     def evidence(self, work: Workload, registry: Registry) -> Measured:
         """What is known of every kernel for this mix."""
         seen = self.times.ceiling
         ceiling = Ceiling(seen.read, dict(seen.flops)) if seen else _NO_CEILING
-        device = next(job.device for job in work.jobs)
-        estimator = Estimator(self.times, codes(registry.on(device)), ceiling, work.sizes)
+        estimator = Estimator(self.times, codes(registry.on(work.device)), ceiling, work.sizes)
         return Measured(estimator, self.mix, work.heads)
 
 

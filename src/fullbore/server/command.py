@@ -11,6 +11,7 @@ from fullbore.engine.first_tune import MODES, FirstTune
 from fullbore.engine.options import EngineOptions
 from fullbore.errors import UsageError
 from fullbore.flags import whole_number
+from fullbore.hardware.device import DEVICES
 from fullbore.model.config import load_config
 from fullbore.model.locate import locate
 from fullbore.model.weights import add_weights_flag
@@ -76,6 +77,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     engine("--kv-cache-dtype", choices=tuple(KV_CACHE_DTYPES), default="auto",
            help="of the cache; fp8 holds almost twice the tokens (default: auto, as computed)")  # fmt: skip
     engine("--page-size", type=_count, default=16, metavar="TOKENS", help="(default: 16)")
+    engine("--device", choices=DEVICES, default="auto",
+           help="cuda is AMD's GPUs too (default: a GPU where there is one)")  # fmt: skip
     engine("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     add_weights_flag(engine)
     engine("--threads", type=_count, default=0, metavar="N", help="(default: every core)")
@@ -165,6 +168,7 @@ def _settings(args: argparse.Namespace, folder: Path, options: EngineOptions) ->
 def _engine_options(args: argparse.Namespace, folder: Path) -> EngineOptions:
     return EngineOptions(
         model=str(folder),
+        device=args.device,
         dtype=args.dtype,
         weights=args.weights,
         max_model_len=args.max_model_len,
