@@ -63,7 +63,7 @@ def timed_machine(args: argparse.Namespace, space: SpaceHere, mode: str = "quick
     missing and ``--tune`` allows it."""
     # Waiting threads must sleep, as in the engine: two pools that spin keep each other from the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    options = EngineOptions(model=str(locate(args.model)), threads=args.threads)
+    options = EngineOptions(model=str(locate(args.model)), device="cpu", threads=args.threads)
     if args.tune in ("quick", "thorough"):
         _tune(args.tune, options, space)
     machine = _machine(options)
