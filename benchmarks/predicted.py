@@ -123,13 +123,13 @@ def compare(args: argparse.Namespace) -> Iterator[Row]:
     timed_machine(
         argparse.Namespace(model=args.model, threads=0, tune=args.tune), SpaceHere(), mode=args.missing
     )
-    options = EngineOptions(model=str(locate(args.model)))
+    options = EngineOptions(model=str(locate(args.model)), device="cpu")
     alone = http(options.model)
     both = replace(alone, token_us=alone.token_us + client_us())
     print(f"of each token: HTTP {alone.token_us:.0f} us, client {both.token_us - alone.token_us:.0f} us")
     host = None
     port, ceilings = free_port(), probes()
-    command = [*FULLBORE, "serve", args.model, "--port", str(port), "--tune", "off"]
+    command = [*FULLBORE, "serve", args.model, "--device", "cpu", "--port", str(port), "--tune", "off"]
     command += ["--max-num-seqs", str(RUNNING), "--max-num-batched-tokens", str(CHUNK)]
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -21,11 +21,11 @@ HOST_US = Host(900.0, 40.0)
 OPTIONS = EngineOptions(model=str(locate("demo")), dtype="float32", concurrency=4)
 
 
-def records(slower: float, weights: str = STORED, kv_bits: int = 0) -> list[Timing]:
+def records(slower: float, weights: str = STORED, kv_bits: int = 0, dtype: str = "float32") -> list[Timing]:
     """``slower``: times the floor."""
     checkpoint = Checkpoint.open(locate("demo"), load_config(locate("demo")))
     source = Converted(checkpoint, checkpoint.specs, recipe(weights))
-    work, known = workload(checkpoint.config, source, "float32", kv_bits), codes(CATALOGUE)
+    work, known = workload(checkpoint.config, source, dtype, kv_bits), codes(CATALOGUE)
     estimator = Estimator(Times(), known, THEN, work.sizes)
     made = []
     for job in work.jobs:

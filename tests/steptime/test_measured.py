@@ -86,6 +86,21 @@ def test_only_what_the_floor_explains_follows_the_ceilings(slowdown: float, slow
     assert now == pytest.approx(slower * then + (64.0 - then))
 
 
+@given(st.floats(10, 1000), st.floats(10, 1000), st.floats(0, 1), st.floats(0.3, 3.0))
+def test_what_hides_behind_the_other_goes_on_hiding(
+    computed: float, read: float, shown: float, slowdown: float
+) -> None:
+    """A kernel that reads while it computes, but for a share of the shorter of the two."""
+
+    def us(memory: float) -> float:
+        return max(computed, memory) + shown * min(computed, memory)
+
+    then = read / slowdown
+    reading = Reading(1, 0, us(then), us(then), us(then), then, computed)
+    times = OperatorTimes("moe_ffn", 1, TOKENS, (reading,), lambda tokens, context: read)
+    assert times.of(1, 0).us == pytest.approx(us(read))
+
+
 def test_cold_weights_are_never_read_faster_than_memory_allows() -> None:
     """A reading under its floor was made while memory was faster than when it was probed."""
     reading = Reading(1, 0, 40.0, 38.0, 42.0, 64.0)

@@ -18,7 +18,8 @@ from fullbore.ops.tuned import Tuned, shortfalls
 from fullbore.scenario.mix import StepShape
 from fullbore.tune.points import QUICK, THOROUGH, Mode, points, timed_sizes
 from fullbore.tune.timing import Effort
-from fullbore.tune.tuner import Bench, Tuner
+from fullbore.tune.tuner import Tuner
+from fullbore.tune.warm import Bench
 
 SMALL = Job("linear", (("in", 64), ("out", 32)), "bf16", "float32", "cpu")
 LARGE = Job("linear", (("in", 512), ("out", 32)), "bf16", "float32", "cpu")

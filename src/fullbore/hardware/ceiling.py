@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 
 _READ_BYTES = 256 << 20  # far beyond any last-level cache that a probe could be fooled by
-SWEPT_BYTES = 4 << 20  # for each core: above any cache of its own
 _SIZE = 1024
 _REPEATS = 5
 ARITHMETICS = ("float32", "bfloat16", "int8")  # what products are made in; int8 sums in 32 bits
@@ -53,12 +52,12 @@ class Ceiling:
 class Probes:
     """``read()``: bytes/s; ``peak(arithmetic)``: operations/s, None for int8 without instructions.
 
-    ``sweep()``: every core's own caches hold nothing of what was computed before.
+    ``sweep(bytes)``: so many bytes of other memory pass through the caches, shared by all cores.
     """
 
     read: Callable[[], float]
     peak: Callable[[str], float | None]
-    sweep: Callable[[], object] = lambda: None
+    sweep: Callable[[int], object] = lambda bytes: None
 
     def measure(self) -> Ceiling:
         """All ceilings, in well under a second each."""
@@ -82,8 +81,8 @@ def torch_probes() -> Probes:
         left, right = torch.ones(_SIZE, _SIZE, dtype=kind), torch.ones(_SIZE, _SIZE, dtype=kind)
         return 2 * _SIZE**3 / _best_seconds(lambda: left @ right)
 
-    def sweep() -> None:
-        values[0][: torch.get_num_threads() * SWEPT_BYTES // 4].sum()
+    def sweep(bytes: int) -> None:
+        values[0][: bytes // 4].sum()
 
     read()
     return Probes(read, peak, sweep)

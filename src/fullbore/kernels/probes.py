@@ -6,10 +6,11 @@ from itertools import cycle
 
 import torch
 
-from fullbore.hardware.ceiling import ARITHMETICS, SWEPT_BYTES, Probes, torch_probes
+from fullbore.hardware.ceiling import ARITHMETICS, Probes, torch_probes
 
 _READ_BYTES = 512 << 20  # far beyond any last-level cache
 _PAGE = 4096
+_STRIDE_BYTES = 16 << 20  # from one sweep to the next: what one leaves in a cache is not read again
 _REPEATS = 3
 
 
@@ -38,11 +39,10 @@ def probes() -> Probes:
             return flops("float32")  # which bfloat16 is widened to
         return 1e9 * found or None
 
-    swept = min(_READ_BYTES, native.threads * SWEPT_BYTES)
-    turns = cycle(range(memory.data_ptr(), memory.data_ptr() + _READ_BYTES - swept + 1, swept))
+    turns = cycle(range(memory.data_ptr(), memory.data_ptr() + _READ_BYTES // 2, _STRIDE_BYTES))
 
-    def sweep() -> None:
-        read(native.pool, next(turns), swept)
+    def sweep(bytes: int) -> None:
+        read(native.pool, next(turns), min(bytes, _READ_BYTES // 2))
 
     return Probes(read_bytes, flops, sweep)
 

@@ -34,6 +34,7 @@ HERE, DEMO = "here", "demo"
 # Flags of other servers, and what they are here.
 _OTHERS = {
     "config": "the model is --model",
+    "catalogue": "it is probed",
     "layout": "one machine computes everything",
     "mtp": "no drafts are computed on CPUs yet",
     "acceptance": "no drafts are computed on CPUs yet",
@@ -112,7 +113,7 @@ def timed_machine(args: argparse.Namespace, space: SpaceHere, mode: str = "quick
     missing and ``--tune`` allows it."""
     # Waiting threads must sleep, as in the engine: two pools that spin keep each other from the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    options = EngineOptions(model=str(locate(args.model or DEMO)), threads=args.threads)
+    options = EngineOptions(model=str(locate(args.model or DEMO)), device="cpu", threads=args.threads)
     if args.tune in ("quick", "thorough"):
         _tune(args.tune, options, space)
     machine = _machine(options)
@@ -170,7 +171,7 @@ def _refuse(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"--{name.replace('_', '-')} is for other servers: {why} (leave it out, or name a --server)"
             )
-    if args.engine not in (None, "fullbore"):
+    if args.engine != "fullbore":
         raise UsageError(
             f"--engine {args.engine}: this machine is planned with fullbore (or name a --server)"
         )

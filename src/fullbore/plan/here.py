@@ -72,7 +72,7 @@ def here(
     operators = operator_times(main, selection, tuned.evidence(main, CATALOGUE).estimator, ceiling)
     row = CacheRow(config.kv_lora_rank, config.qk_rope_head_dim, bits)
     return Here(
-        MeasuredStepTime(operators, host or Host(*host_us(config, source, dtype))),
+        MeasuredStepTime(operators, host or Host(*host_us(config, source, dtype, main.bytes // main.calls))),
         ceiling,
         config,
         dtype,

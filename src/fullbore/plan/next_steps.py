@@ -31,11 +31,12 @@ def next_steps(way: str, asked: Sequence[tuple[str, Demand, int]], points: bool 
             f"fullbore plan simulate {way} {_asked(words, demand, limit)} "
             f"--save {demand.name}-simulated.json",
         )
+    url = "http://SERVER:PORT" if points else "http://127.0.0.1:8000"
     for words, demand, limit in asked:
         measured, simulated = f"{demand.name}-measured.json", f"{demand.name}-simulated.json"
         yield NextStep(
             f"{demand.name}, measured on the server once it runs, and put beside the simulation",
-            f"fullbore bench http://SERVER:PORT {_asked(words, demand, limit)} --json {measured}\n"
+            f"fullbore bench {url} {_asked(words, demand, limit)} --json {measured}\n"
             f"fullbore bench compare {measured} {simulated} --html {demand.name}.html",
         )
 

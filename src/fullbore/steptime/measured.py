@@ -25,7 +25,8 @@ _MOST_KEPT = 50_000  # times by token counts; chunks of prompts come in any size
 
 @dataclass(frozen=True)
 class Reading:
-    """One call as it was timed, in microseconds: median and quartiles, and the floor of that minute."""
+    """One call as it was timed, in microseconds: median and quartiles, and the floor of that minute. warm_us:
+    with weights in a cache; 0 where that is not known."""
 
     tokens: int
     context: int
@@ -33,6 +34,7 @@ class Reading:
     low_us: float
     high_us: float
     floor_us: float
+    warm_us: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,28 @@ class OperatorTimes:
         return Known(math.exp(multiple) * self.floor_us(tokens, context), deviation)
 
     def _multiple(self, reading: Reading) -> tuple[float, float]:
-        """Logarithm of time over floor at the present ceilings, and its deviation.
-
-        What the floor explains of a time changes with the ceilings, the rest stays as it was.
-        """
+        """Logarithm of time over floor at the present ceilings, and its deviation."""
         now = self.floor_us(reading.tokens, reading.context)
-        explained = min(1.0, reading.floor_us / reading.us)
-        us = reading.us * (1 + explained * (now / reading.floor_us - 1))
+        us = _moved(reading, now)
         spread = math.log(max(reading.high_us, reading.us) / max(min(reading.low_us, reading.us), 1e-9))
         multiple = max(us / now, 1.0) if self.cold else us / now
         return math.log(multiple), spread / (2 * _QUARTILE)
+
+
+def _moved(reading: Reading, now_us: float) -> float:
+    """The time of a reading where its floor is ``now_us``.
+
+    What is computed takes as long as with warm weights, and what is read as long as the floor; a share of the
+    shorter is hidden behind the longer, the same share now as then. Where the warm time is not known, nothing
+    is: what the floor explains of a time follows the floor, the rest stays as it was.
+    """
+    then = min(reading.floor_us, reading.us)
+    computed = min(reading.warm_us or reading.us - then, reading.us)
+    shorter, longer = sorted((then, computed))
+    shown = min(1.0, (reading.us - longer) / shorter) if shorter > 0 else 0.0
+    now = then * now_us / reading.floor_us
+    rest = max(0.0, reading.us - longer - shown * shorter)
+    return max(now, computed) + shown * min(now, computed) + rest
 
 
 def _between(known: dict[int, tuple[float, float]], at: int) -> tuple[float, float]:

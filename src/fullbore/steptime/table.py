@@ -87,7 +87,8 @@ def _readings(job: "Job", selection: "Selection", estimator: "Estimator") -> Ite
         ladder = estimator.times.ladder(here, name, code)
         for t in ladder:
             if choice.at(t.tokens) is kernel:
-                yield Reading(t.tokens, t.context, t.median_us, t.low_us, t.high_us, max(t.floor_us, 1e-6))
+                floor_us, warm_us = max(t.floor_us, 1e-6), t.warm_us if t.bound == "read" else 0.0
+                yield Reading(t.tokens, t.context, t.median_us, t.low_us, t.high_us, floor_us, warm_us)
         relatives = [] if ladder else _with_fewer_experts(estimator, here, name, code)
         points = {
             (t.tokens, t.context) for other in relatives for t in estimator.times.ladder(other, name, code)

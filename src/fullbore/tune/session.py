@@ -30,7 +30,8 @@ from fullbore.ops.tuned import Tuned, shortfalls
 from fullbore.screen import console
 from fullbore.tune.points import QUICK, THOROUGH
 from fullbore.tune.table import choices_table
-from fullbore.tune.tuner import Bench, Tuner
+from fullbore.tune.tuner import Tuner
+from fullbore.tune.warm import Bench
 
 WEIGHTS_SHARE = 8  # of the free memory, what drawn weights may take: they are drawn, packed and copied
 

@@ -4,14 +4,13 @@ What the table already holds of the present code is not measured again, so that 
 goes on where it stopped.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from fullbore.hardware.ceiling import Ceiling, Probes
+from fullbore.hardware.ceiling import Ceiling
 from fullbore.ops.code import kernel_code
 from fullbore.ops.contract import Job, Kernel, Shape, packed_bytes
 from fullbore.ops.demand import Workload, step_shape, subject
@@ -22,22 +21,13 @@ from fullbore.scenario.mix import Mix
 from fullbore.tune.gate import Gate
 from fullbore.tune.pinning import pinned
 from fullbore.tune.points import Inputs, Mode, Point, points, timed_sizes
-from fullbore.tune.timing import Clock, Effort, Spread, compare, copies_needed, rotating
+from fullbore.tune.timing import Effort, Spread, compare, copies_needed, rotating
+from fullbore.tune.warm import Bench, Warm
 
+MOST_SWEPT_BYTES = 8 << 20  # nothing that is near the cores outlives it
 MOST_COPIES = 256  # of one matrix; beyond that packing takes longer than timing
 
 Progress = Callable[[int, int, str], None]  # points done, points in all, what is next
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What measuring needs of the machine, so that tests can bring their own."""
-
-    probes: Probes  # of the ceilings; and what sweeps the caches
-    cache_bytes: int  # of the last level
-    most_bytes: int  # of drawn weights
-    clock: Clock = time.perf_counter
-    now: Callable[[], float] = time.time
 
 
 @dataclass
@@ -147,6 +137,7 @@ class Tuner:
         fixed = timed_sizes(self.work, job, self.bench.most_bytes)
         here, uses = Subject.of(job, fixed), sum(n for group, n in self.work.groups.items() if job in group)
         inputs: Inputs | None = None
+        warm: Warm | None = None
         packs: list[list[Any]] = []
         for place, point in enumerate(at):
             late = inputs is not None and self.bench.clock() > until
@@ -160,10 +151,14 @@ class Tuner:
                 # Memory changes its speed within seconds, arithmetic seldom.
                 ceiling = replace(ceiling, read=self.bench.probes.read())
                 spreads = self._compare(job, kernels, packs, inputs, point, uses, effort)
+                warm = warm or Warm(job, self.work, self.bench)
                 self._keep(
-                    self._timing(here, kernel, point, spread, packed_bytes(pack[0]), fixed, ceiling)
+                    self._timing(
+                        here, kernel, point, spread, packed_bytes(pack[0]), fixed, ceiling,
+                        warm.median_us(kernel, point) if spread.repeats >= effort.least else 0.0,
+                    )
                     for kernel, spread, pack in zip(kernels, spreads, packs, strict=True)
-                )
+                )  # fmt: skip
             yield
 
     def _compare(
@@ -185,7 +180,12 @@ class Tuner:
             for call in calls:
                 call()  # pools of threads are made by a first call, and must be there to be pinned
             with pinned():
-                return compare(calls, effort, self.bench.clock, self.bench.probes.sweep)
+                return compare(calls, effort, self.bench.clock, self._sweep)
+
+    def _sweep(self) -> None:
+        """Between two operators a step reads other weights: so many bytes, on average."""
+        if between := min(MOST_SWEPT_BYTES, self.work.bytes // self.work.calls):
+            self.bench.probes.sweep(between)
 
     def _copies(self, kernel: Kernel, weights: tuple[Any, ...]) -> list[Any]:
         first = kernel.pack(*weights)
@@ -201,6 +201,7 @@ class Tuner:
         packed: int,
         fixed: Shape,
         ceiling: Ceiling,
+        warm_us: float,
     ) -> Timing:
         operator = OPERATORS[here.operator]
         cost = operator.cost(
@@ -211,7 +212,7 @@ class Tuner:
             here, kernel.name, kernel_code(kernel), point.tokens, point.context, spread.repeats,
             self.bench.now(), spread.median_us, spread.low_us, spread.high_us,
             ceiling.floor_us(cost.flops, cost.bytes, arithmetic),
-            ceiling.bound(cost.flops, cost.bytes, arithmetic), packed,
+            ceiling.bound(cost.flops, cost.bytes, arithmetic), packed, warm_us,
         )  # fmt: skip
 
     def _keep(self, records: Iterable[Record]) -> None:
