@@ -163,7 +163,7 @@ def test_missing_times_are_measured_unless_that_is_off(
         ("--command vllm", "expected fullbore"),
         ("--kv int3", "--kv int3: expected one of"),
         ("--weights fp4", "--weights fp4 is not known"),
-        ("--scale 0", "expected a factor"),
+        ("--scale 0", "no scale above 0"),
         ("--server 8xMI300X --model demo", "--model is for this machine"),
         ("--model ./nowhere", "there is no folder"),
     ],

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import Protocol
 
 from fullbore.steptime.profiles import Policy
 from fullbore.steptime.step import Step, pairs
@@ -38,6 +39,16 @@ class Load:
         return [(draw(self.input_tokens, 1), draw(self.output_tokens, 2)) for _ in range(self.requests)]
 
 
+class Asked(Protocol):
+    """What a loop needs to know of its load."""
+
+    @property
+    def concurrency(self) -> int: ...
+    @property
+    def requests(self) -> int: ...
+    def lengths(self) -> Sequence[tuple[int, int]]: ...
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What the client sees, in seconds, and what the steady half of the run is made of."""
@@ -52,12 +63,12 @@ class Outcome:
     prefill_share: float  # of the busy time
 
 
-class _Loop:
+class Loop:
     """One run. Times are seconds since the first send."""
 
     def __init__(
         self,
-        load: Load,
+        load: Asked,
         policy: Policy,
         seconds: Callable[[Step], float],
         request_s: float,
@@ -216,7 +227,7 @@ class _Loop:
 
 
 def run(
-    load: Load,
+    load: Asked,
     policy: Policy,
     seconds: Callable[[Step], float],
     request_s: float = 0.0,
@@ -228,4 +239,4 @@ def run(
     accepted: tokens that a sequence gains in a step (above 1 with MTP). cache_tokens: what fits at once;
     requests beyond it wait.
     """
-    return _Loop(load, policy, seconds, request_s, accepted, cache_tokens).run()
+    return Loop(load, policy, seconds, request_s, accepted, cache_tokens).run()

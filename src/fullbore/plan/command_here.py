@@ -30,6 +30,7 @@ HERE = "here"
 # Flags of other servers, and what they are here.
 _OTHERS = {
     "config": "the model is --model",
+    "catalogue": "it is probed",
     "layout": "one machine computes everything",
     "mtp": "no drafts are computed on CPUs yet",
     "acceptance": "no drafts are computed on CPUs yet",
@@ -121,7 +122,7 @@ def _refuse(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"--{name.replace('_', '-')} is for other servers: {why} (leave it out, or name a --server)"
             )
-    if args.engine not in (None, "fullbore"):
+    if args.engine != "fullbore":
         raise UsageError(
             f"--engine {args.engine}: this machine is planned with fullbore (or name a --server)"
         )

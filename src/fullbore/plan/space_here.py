@@ -21,7 +21,7 @@ from fullbore.plan.http import Http
 from fullbore.plan.memory import Memory, activation_bytes
 from fullbore.plan.space import Unfit, check_lengths
 from fullbore.plan.trial import Trial
-from fullbore.plan.trial_here import TrialHere, Way
+from fullbore.plan.trial_here import Served, TrialHere
 from fullbore.steptime.layout import Layout
 from fullbore.steptime.measured import Host, MeasuredStepTime
 from fullbore.steptime.model import Setting
@@ -69,7 +69,7 @@ class Machine:
         """What a step costs beside its operators; None until a way was asked for."""
         return self._host
 
-    def way(self, weights: str, cache: str) -> Way:
+    def way(self, weights: str, cache: str) -> Served:
         """TimesMissing where a kernel of it was never timed."""
         options = msgspec.structs.replace(self._base, weights=weights, kv_cache_dtype=cache)
         if options not in self._found:
@@ -80,7 +80,7 @@ class Machine:
         found = self._found[options]
         if isinstance(found, TimesMissing):
             raise found
-        return Way(options, found, self._http.request_us * 1e-6)
+        return Served(options, found, self._http.request_us * 1e-6)
 
     def _here(self, options: EngineOptions) -> Here:
         found = here(options, self._ceiling, self._times, self._host)
@@ -100,7 +100,7 @@ class Machine:
                     for running in dict.fromkeys(min(each or chunk, chunk) for each in space.running):
                         yield self._trial(way, chunk, running, max(each.most_tokens for each in demands))
 
-    def _trial(self, way: Way, chunk: int, running: int, longest: int) -> "TrialHere | Unfit":
+    def _trial(self, way: Served, chunk: int, running: int, longest: int) -> "TrialHere | Unfit":
         setting = self._setting(way)
         try:
             held = memory_here(way, setting, chunk, longest, self._free_bytes)
@@ -121,13 +121,13 @@ class Machine:
         )
         return TrialHere(way, setting, engine, held, self._variants)
 
-    def _setting(self, way: Way) -> Setting:
+    def _setting(self, way: Served) -> Setting:
         options, found = way.options, way.found
         cache = _NAMES[found.dtype] if options.kv_cache_dtype == "auto" else options.kv_cache_dtype
         recipe = replace(FORMATS["fp8" if found.config.quantised else "bf16"], name=options.weights)
         return Setting(found.config, self.server, Layout(), recipe, cache)
 
-    def unknown(self, way: Way) -> tuple[str, ...]:
+    def unknown(self, way: Served) -> tuple[str, ...]:
         """What else might be chosen, and was never timed."""
         missing = []
         for flag, weights, cache in _others(way):
@@ -164,7 +164,7 @@ class Machine:
         )
 
 
-def _others(way: Way) -> Iterator[tuple[str, str, str]]:
+def _others(way: Served) -> Iterator[tuple[str, str, str]]:
     """(flag, weights, cache): one thing changed that changes what is computed."""
     options = way.options
     for cache in _CACHES:
@@ -176,7 +176,7 @@ def _others(way: Way) -> Iterator[tuple[str, str, str]]:
             yield f"--weights {weights}", weights, options.kv_cache_dtype
 
 
-def memory_here(way: Way, setting: Setting, chunk: int, longest: int, free_bytes: int) -> Memory:
+def memory_here(way: Served, setting: Setting, chunk: int, longest: int, free_bytes: int) -> Memory:
     """Of ``free_bytes``, as the server takes them unless told otherwise: weights as packed, and of the rest
     the share that it gives to its cache. CapacityError where that does not hold a request of ``longest``."""
     found, options = way.found, way.options

@@ -32,7 +32,7 @@ Variants = Callable[["TrialHere"], "Iterator[tuple[str, Trial]]"]
 
 
 @dataclass(frozen=True)
-class Way:
+class Served:
     """``options``: what the server is started with, but for the sizes that a plan chooses. ``request_s``: of
     a request in the HTTP process."""
 
@@ -46,7 +46,9 @@ class TrialHere(Trial):
 
     requests_per_slot = REQUESTS_PER_SLOT
 
-    def __init__(self, way: Way, setting: Setting, profile: Engine, held: Memory, variants: Variants) -> None:
+    def __init__(
+        self, way: Served, setting: Setting, profile: Engine, held: Memory, variants: Variants
+    ) -> None:
         super().__init__(setting, profile, held)
         self.way, self._variants = way, variants
 
