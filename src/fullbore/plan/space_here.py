@@ -3,13 +3,13 @@
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fullbore.engine.options import EngineOptions
 from fullbore.engine.sizing import CACHE_SHARE
 from fullbore.errors import CapacityError
-from fullbore.hardware.ceiling import Ceiling
 from fullbore.hardware.limits import free_memory_bytes, usable_cores
 from fullbore.hardware.machine import as_toml, describe
 from fullbore.hardware.servers import Server, find_server
@@ -28,6 +28,9 @@ from fullbore.steptime.model import Setting
 from fullbore.steptime.network import RECIPES as FORMATS
 from fullbore.steptime.profiles import Engine, Policy
 from fullbore.steptime.table import TimesMissing
+
+if TYPE_CHECKING:
+    from fullbore.hardware.ceiling import Ceiling  # needs torch
 
 USUAL_CHUNKS = (256, 512, 1024, 2048)
 _CACHES = ("auto", "fp8")  # as --kv-cache-dtype takes them
@@ -52,7 +55,7 @@ class Machine:
     """
 
     def __init__(
-        self, base: EngineOptions, ceiling: Ceiling, date: str, http: Http,
+        self, base: EngineOptions, ceiling: "Ceiling", date: str, http: Http,
         times: Times | None = None, host: Host | None = None, free_bytes: int | None = None,
     ) -> None:  # fmt: skip
         self._base, self._ceiling, self._times, self._host = base, ceiling, times, host
