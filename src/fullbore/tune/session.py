@@ -1,6 +1,5 @@
 """One run of ``fullbore tune``: what is measured for a model, with a bar, and what came of it."""
 
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fullbore.hardware.cpu import last_level_cache_bytes
-from fullbore.hardware.limits import free_memory_bytes
+from fullbore.hardware.limits import busy_load, free_memory_bytes
 from fullbore.kernels.catalogue import CATALOGUE
 from fullbore.kernels.probes import probes
 from fullbore.model.checkpoint import Checkpoint
@@ -119,8 +118,8 @@ class Session:
 
 def _busy(threads: int) -> str:
     """A warning where other programs have the cores; "" on an idle machine."""
-    load = os.getloadavg()[0]
-    if load < max(1.0, 0.5 * threads):
+    load = busy_load(threads)
+    if not load:
         return ""
     return (
         f"this machine is busy (load {load:.1f} on {threads} cores): times scatter, and choices may be wrong "
