@@ -9,12 +9,12 @@ import pytest
 from fullbore import cli
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.parallel.layout import parse_layout
 from fullbore.plan.demand import demand_of
 from fullbore.plan.launch import launch, launchable
 from fullbore.plan.space import Space, trials
 from fullbore.plan.trial import Trial
 from fullbore.scenario.scenario import load_scenario
-from fullbore.steptime.layout import parse_layout
 from fullbore.steptime.network import RECIPES
 from fullbore.steptime.profiles import find_profile
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from fullbore.errors import CapacityError, FullboreError, UsageError
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.parallel.layout import parse_layout
 from fullbore.plan.advice import advise
 from fullbore.plan.demand import Demand, demand_of
 from fullbore.plan.search import front, search, why_lost
 from fullbore.plan.space import Space, layouts_of, trials
 from fullbore.plan.trial import Trial, highest
 from fullbore.scenario.scenario import Limits, load_scenario
-from fullbore.steptime.layout import parse_layout
 from fullbore.steptime.network import RECIPES
 from fullbore.steptime.profiles import find_profile
 

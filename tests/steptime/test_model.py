@@ -10,8 +10,8 @@ from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
 from fullbore.model.traffic import step_traffic
+from fullbore.parallel.layout import parse_layout, possible_layouts
 from fullbore.steptime.factors import Deviation, Factors
-from fullbore.steptime.layout import parse_layout, possible_layouts
 from fullbore.steptime.model import Setting, StepTime
 from fullbore.steptime.network import RECIPES
 from fullbore.steptime.step import Step, pairs

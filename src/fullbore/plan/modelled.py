@@ -5,13 +5,13 @@ from dataclasses import replace
 from functools import cached_property
 
 from fullbore.errors import CapacityError
+from fullbore.parallel.layout import possible_layouts
 from fullbore.plan.closed_loop import Load, Outcome
 from fullbore.plan.demand import Demand
 from fullbore.plan.memory import Memory, check_memory
 from fullbore.plan.point import accepted_tokens
 from fullbore.plan.trial import Trial
 from fullbore.steptime.factors import Deviation, Factors
-from fullbore.steptime.layout import possible_layouts
 from fullbore.steptime.model import Setting, StepTime
 from fullbore.steptime.profiles import Profile
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import Server
 from fullbore.model.config import ModelConfig
-from fullbore.steptime.collectives import Links
+from fullbore.parallel.collectives import Links
+from fullbore.parallel.layout import Layout, check_layout
 from fullbore.steptime.factors import Deviation, Factors
-from fullbore.steptime.layout import Layout, check_layout
 from fullbore.steptime.network import CACHE_BYTES, Format, Matrix, Recipe, share
 from fullbore.steptime.routing import experts_touched, padded_rows
 from fullbore.steptime.step import (
