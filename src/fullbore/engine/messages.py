@@ -61,12 +61,12 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 Command = Submit | Abort | FlushCache | Hello | Shutdown
 
 
-class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
     token: int
     logprob: float
 
 
-class Emitted(msgspec.Struct, frozen=True, array_like=True):
+class Emitted(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One request's news of one step.
 
     ``token`` is -1 when the event carries none (abort, error, refusal). ``finish`` is "" while the request

@@ -32,7 +32,7 @@ class Modelled(Trial):
     @cached_property
     def model(self) -> StepTime:
         """Built once: it remembers the times of token counts."""
-        return StepTime(self.setting, self.profile.factors)
+        return StepTime(self.setting, self.profile.factors, captured=self.profile.policy.captured)
 
     @property
     def request_s(self) -> float:
