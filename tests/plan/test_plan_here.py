@@ -38,12 +38,13 @@ def machine(times: Times, options: EngineOptions = OPTIONS) -> Machine:
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table is complete."""
+    """The table is complete, and the machine idle."""
 
     def made(options: EngineOptions) -> Machine:
         return machine(table(2.0), msgspec.structs.replace(options, dtype="float32", concurrency=4))
 
     monkeypatch.setattr(command_here, "_machine", made)
+    monkeypatch.setattr(command_here, "busy_load", lambda threads: 0.0)
 
 
 def told(arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -72,6 +73,16 @@ def test_without_a_server_it_plans_for_this_machine(capsys: pytest.CaptureFixtur
         assert part["tpot_parts_ms"]["host"] > 0.9
         assert sum(part["tpot_parts_ms"].values()) == pytest.approx(part["tpot_ms"]["mean"], rel=0.05)
     assert "half the host's time" in [change["name"] for change in found["scenarios"][0]["changes"]]
+
+
+@pytest.mark.usefixtures("known")
+def test_a_busy_machine_is_said_to_be_busy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for load, said in ((0.0, False), (7.25, True)):
+        monkeypatch.setattr(command_here, "busy_load", lambda threads, load=load: load)
+        notes = told(f"{SHORT} --scenario dialog", capsys)["notes"]
+        assert any("busy (load 7.2)" in note for note in notes) == said
 
 
 @pytest.mark.usefixtures("known")

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from toy_kernels import CLOCK, PROBES, Toy
+from toy_kernels import CLOCK, Toy
 
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import load_config
@@ -13,17 +13,17 @@ from fullbore.model.workload import workload
 from fullbore.ops.contract import Job
 from fullbore.ops.demand import Workload
 from fullbore.tune.points import Point, timed_sizes
-from fullbore.tune.warm import Bench, Warm
+from fullbore.tune.warm import Warm
 
 SMALL = Job("linear", (("in", 64), ("out", 32)), "bf16", "float32", "cpu")
+CACHE_BYTES = 1 << 20
 LARGE = Job("linear", (("in", 512), ("out", 32)), "bf16", "float32", "cpu")
 
 
 def test_only_what_a_cache_holds_is_read_warm() -> None:
     work = Workload({(SMALL,): 2, (LARGE,): 1}, {}, bytes=1 << 16)
-    bench = Bench(PROBES, 1 << 16, 1 << 30, CLOCK)
-    assert Warm(SMALL, work, bench).median_us(Toy, Point(8, 0)) == pytest.approx(10 + 10 * 8)
-    assert Warm(LARGE, work, bench).median_us(Toy, Point(8, 0)) == 0.0
+    assert Warm(SMALL, work, 1 << 16, CLOCK).median_us(Toy, Point(8, 0)) == pytest.approx(10 + 10 * 8)
+    assert Warm(LARGE, work, 1 << 16, CLOCK).median_us(Toy, Point(8, 0)) == 0.0
 
 
 class Experts(Toy):
@@ -45,11 +45,10 @@ def test_few_experts_get_as_many_rows_each_and_stand_for_all() -> None:
     work = workload(checkpoint.config, checkpoint, "float32")
     (job,) = {job for job in work.jobs if job.operator == "moe_ffn"}
     all_of_them = timed_sizes(work, job, 1 << 62)["experts"]
-    bench = Bench(PROBES, 1 << 20, 1 << 30, CLOCK)
-    few = timed_sizes(work, job, bench.cache_bytes // 2)["experts"]
+    few = timed_sizes(work, job, CACHE_BYTES // 2)["experts"]
     assert few < all_of_them
     tokens = 64
-    us = Warm(job, work, bench).median_us(Experts, Point(tokens, 0))
+    us = Warm(job, work, CACHE_BYTES, CLOCK).median_us(Experts, Point(tokens, 0))
     assert set(Experts.seen) == {tokens * few // all_of_them}
     # Bytes grow with the number of experts, but for those of the shared one.
     assert us == pytest.approx(tokens, rel=0.2)

@@ -44,7 +44,7 @@ def probes() -> Probes:
     def sweep(bytes: int) -> None:
         read(native.pool, next(turns), min(bytes, _READ_BYTES // 2))
 
-    return Probes(read_bytes, flops, sweep)
+    return Probes(read_bytes, flops, sweep=sweep)
 
 
 def _page(memory: torch.Tensor) -> int:

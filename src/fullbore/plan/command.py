@@ -8,6 +8,7 @@ from fractions import Fraction
 from fullbore import screen
 from fullbore.errors import UsageError
 from fullbore.flags import duration, whole_number
+from fullbore.parallel.layout import check_layout, parse_layout
 from fullbore.plan.answer import Answer, Company, answer, as_json
 from fullbore.plan.arguments import (
     MOST_DRAFTS,
@@ -34,7 +35,6 @@ from fullbore.plan.staffing import INSIDE
 from fullbore.results.files import check_writable, replace_file
 from fullbore.scenario.arguments import scale
 from fullbore.scenario.scenario import PERCENTILES, load_scenario, scenario_names
-from fullbore.steptime.layout import check_layout, parse_layout
 from fullbore.steptime.network import CACHE_BYTES, RECIPES, find_recipe
 
 _SCENARIOS = ("dialog", "code")

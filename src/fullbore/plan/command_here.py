@@ -14,6 +14,7 @@ from fullbore.engine.first_tune import MODES, FirstTune
 from fullbore.engine.options import EngineOptions
 from fullbore.errors import CapacityError, FullboreError, UsageError
 from fullbore.flags import whole_number
+from fullbore.hardware.limits import busy_load, usable_cores
 from fullbore.model.locate import locate
 from fullbore.model.weights import STORED, recipe
 from fullbore.ops.setting import KV_CACHE_DTYPES
@@ -90,6 +91,9 @@ def trial_here(args: argparse.Namespace, scenario: Scenario) -> Trial:
 def plan_here(args: argparse.Namespace, demands: Sequence[Demand], peak: Demand, company: Company) -> Answer:
     """The answer for this machine. FullboreError with what is missing where nothing may be timed."""
     _refuse(args)
+    load = busy_load(
+        args.threads or usable_cores()
+    )  # before kernels are timed, which are a load of their own
     space = SpaceHere(
         [recipe(name).name for name in args.weights or (STORED,)],
         [_known_cache(name) for name in args.kv or ("auto",)],
@@ -105,7 +109,14 @@ def plan_here(args: argparse.Namespace, demands: Sequence[Demand], peak: Demand,
             raise TypeError("a way of another server")
         return (launch_here(trial, args.model or DEMO, running, longest),)
 
-    return answer(found, peak, company, launches)
+    made = answer(found, peak, company, launches)
+    if not load:
+        return made
+    busy = (
+        f"this machine is busy (load {load:.1f}), so what was probed is what others leave; on an idle one it "
+        "carries more"
+    )
+    return replace(made, notes=(*made.notes, busy))
 
 
 def timed_machine(args: argparse.Namespace, space: SpaceHere, mode: str = "quick") -> Machine:

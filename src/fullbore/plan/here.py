@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fullbore.model.config import ModelConfig
+from fullbore.parallel.layout import Layout
 from fullbore.plan.weights import on_cpus, weight_bytes
-from fullbore.steptime.layout import Layout
 from fullbore.steptime.measured import Host, MeasuredStepTime
 
 if TYPE_CHECKING:

@@ -25,4 +25,4 @@ def launch_here(trial: TrialHere, model: str, running: int, most_tokens: int) ->
     words += ["--max-num-seqs", str(running), "--max-num-batched-tokens", str(policy.chunk_tokens)]
     words += ["--kv-gb", f"{math.ceil(gib * 1000) / 1000:g}"]
     words += ["--threads", str(options.threads)] if options.threads else []
-    return Launch("fullbore", shlex.join(words), _SOURCE, ())
+    return Launch("fullbore", shlex.join(words), (_SOURCE,), ())

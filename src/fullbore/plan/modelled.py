@@ -5,12 +5,12 @@ from dataclasses import replace
 from functools import cached_property
 
 from fullbore.errors import CapacityError
+from fullbore.parallel.layout import possible_layouts
 from fullbore.plan.demand import Demand
 from fullbore.plan.memory import Memory, check_memory
 from fullbore.plan.point import accepted_tokens
 from fullbore.plan.trial import Sized, Trial
 from fullbore.steptime.factors import Deviation, Factors
-from fullbore.steptime.layout import possible_layouts
 from fullbore.steptime.model import Setting, StepTime
 from fullbore.steptime.profiles import Profile
 
@@ -31,7 +31,7 @@ class Modelled(Trial):
     @cached_property
     def model(self) -> StepTime:
         """Built once: it remembers the times of token counts."""
-        return StepTime(self.setting, self.profile.factors)
+        return StepTime(self.setting, self.profile.factors, captured=self.profile.policy.captured)
 
     @property
     def request_s(self) -> float:

@@ -15,6 +15,7 @@ from fullbore.hardware.machine import as_toml, describe
 from fullbore.hardware.servers import Server, find_server
 from fullbore.model.weights import RECIPES, STORED
 from fullbore.ops.times import Times
+from fullbore.parallel.layout import Layout
 from fullbore.plan.demand import Demand
 from fullbore.plan.here import Here, here
 from fullbore.plan.http import Http
@@ -22,7 +23,6 @@ from fullbore.plan.memory import Memory, activation_bytes
 from fullbore.plan.space import Unfit, check_lengths
 from fullbore.plan.trial import Trial
 from fullbore.plan.trial_here import Served, TrialHere
-from fullbore.steptime.layout import Layout
 from fullbore.steptime.measured import Host, MeasuredStepTime
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import RECIPES as FORMATS

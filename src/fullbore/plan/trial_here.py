@@ -150,7 +150,7 @@ def settled(trial: TrialHere, demand: Demand) -> int:
     limit = trial.limit(demand)
     while limit > 0:
         seen = trial.by_scheduler(demand, limit)
-        if seen is None or seen.keeps(demand):
+        if seen is None or seen.strain(demand) <= 1:
             break
         over = max(seen.tpot_ms / demand.limits.tpot_ms, seen.ttft_ms / demand.limits.ttft_ms)
         limit = min(limit - 1, int(limit / over))

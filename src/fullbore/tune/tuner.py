@@ -4,13 +4,14 @@ What the table already holds of the present code is not measured again, so that 
 goes on where it stopped.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from fullbore.hardware.ceiling import Ceiling
+from fullbore.hardware.ceiling import Ceiling, Probes
 from fullbore.ops.code import kernel_code
 from fullbore.ops.contract import Job, Kernel, Shape, packed_bytes
 from fullbore.ops.demand import Workload, step_shape, subject
@@ -19,15 +20,31 @@ from fullbore.ops.registry import Registry
 from fullbore.ops.times import Begun, Record, Seen, Subject, Times, Timing, Verdict
 from fullbore.scenario.mix import Mix
 from fullbore.tune.gate import Gate
-from fullbore.tune.pinning import pinned
+from fullbore.tune.graphs import Stream
 from fullbore.tune.points import Inputs, Mode, Point, points, timed_sizes
-from fullbore.tune.timing import Effort, Spread, compare, copies_needed, rotating
-from fullbore.tune.warm import Bench, Warm
+from fullbore.tune.timing import ClockTimer, Effort, Rotation, Spread, Timer, compare, copies_needed
+from fullbore.tune.warm import Warm
 
-MOST_SWEPT_BYTES = 8 << 20  # nothing that is near the cores outlives it
 MOST_COPIES = 256  # of one matrix; beyond that packing takes longer than timing
 
 Progress = Callable[[int, int, str], None]  # points done, points in all, what is next
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What measuring needs of the machine, so that tests can bring their own.
+
+    cache_bytes: of the last level. most_bytes: of drawn weights. place: torch's name of where inputs lie.
+    stream: of a device whose decode steps are replayed from graphs, so that kernels must go into one.
+    """
+
+    probes: Probes
+    cache_bytes: int
+    most_bytes: int
+    timer: Timer = field(default_factory=ClockTimer)
+    now: Callable[[], float] = time.time
+    place: str = "cpu"
+    stream: Stream | None = None
 
 
 @dataclass
@@ -52,8 +69,8 @@ class Tuner:
         total = sum(1 + len(at) for _, _, at in plan)
         left = [self._missing(job, able, at) for job, able, at in plan]
         if any(left):
-            begin, clock = self.bench.clock(), self.bench.clock
-            done, gate = 0, Gate(self.work.sizes, self.bench.now)
+            begin, clock = self.bench.timer.now(), self.bench.timer.now
+            done, gate = 0, Gate(self.work.sizes, self.bench.now, self.bench.place, self.bench.stream)
             for number, (job, able, at) in enumerate(plan):
                 share = max(0.0, self.mode.total_s - (clock() - begin)) / (len(plan) - number)
                 until = clock() + share
@@ -140,22 +157,23 @@ class Tuner:
         warm: Warm | None = None
         packs: list[list[Any]] = []
         for place, point in enumerate(at):
-            late = inputs is not None and self.bench.clock() > until
+            late = inputs is not None and self.bench.timer.now() > until
             if kernels and not late and not self._timed(job, fixed, kernels, point):
-                left = max(0.0, until - self.bench.clock()) / (len(at) - place)
+                left = max(0.0, until - self.bench.timer.now()) / (len(at) - place)
                 effort = replace(self.mode.effort, seconds=min(self.mode.effort.seconds, left))
                 if inputs is None:
                     ceiling = self._ceiling()
-                    inputs = Inputs(job, fixed)
+                    inputs = Inputs(job, fixed, self.bench.place)
                     packs = [self._copies(kernel(job.dtype), inputs.weights) for kernel in kernels]
                 # Memory changes its speed within seconds, arithmetic seldom.
                 ceiling = replace(ceiling, read=self.bench.probes.read())
                 spreads = self._compare(job, kernels, packs, inputs, point, uses, effort)
-                warm = warm or Warm(job, self.work, self.bench)
+                if self.bench.place == "cpu":
+                    warm = warm or Warm(job, self.work, self.bench.cache_bytes, self.bench.timer.now)
                 self._keep(
                     self._timing(
                         here, kernel, point, spread, packed_bytes(pack[0]), fixed, ceiling,
-                        warm.median_us(kernel, point) if spread.repeats >= effort.least else 0.0,
+                        warm.median_us(kernel, point) if warm and spread.repeats >= effort.least else 0.0,
                     )
                     for kernel, spread, pack in zip(kernels, spreads, packs, strict=True)
                 )  # fmt: skip
@@ -173,19 +191,14 @@ class Tuner:
     ) -> list[Spread]:
         drawn = inputs.at(point, uses, self.bench.cache_bytes)
         calls = [
-            rotating(kernel(job.dtype).run, copies, drawn)
+            Rotation(kernel(job.dtype).run, copies, drawn)
             for kernel, copies in zip(kernels, packs, strict=True)
         ]
         with torch.inference_mode():
             for call in calls:
                 call()  # pools of threads are made by a first call, and must be there to be pinned
-            with pinned():
-                return compare(calls, effort, self.bench.clock, self._sweep)
-
-    def _sweep(self) -> None:
-        """Between two operators a step reads other weights: so many bytes, on average."""
-        if between := min(MOST_SWEPT_BYTES, self.work.bytes // self.work.calls):
-            self.bench.probes.sweep(between)
+            with self.bench.timer.steady():
+                return compare(calls, effort, self.bench.timer)
 
     def _copies(self, kernel: Kernel, weights: tuple[Any, ...]) -> list[Any]:
         first = kernel.pack(*weights)

@@ -5,14 +5,10 @@ come while something else was computed, or not. With both it does.
 """
 
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from fullbore.hardware.ceiling import Probes
 from fullbore.ops.contract import Job, Kernel, packed_bytes
 from fullbore.ops.demand import Workload, step_shape
 from fullbore.ops.operators import OPERATORS
@@ -23,23 +19,12 @@ _READINGS, _WARM_UP = 5, 2
 _CACHE_SHARE = 2  # weights and what else is used fit into this part of the last cache
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What measuring needs of the machine, so that tests can bring their own."""
-
-    probes: Probes  # of the ceilings; and what sweeps the caches
-    cache_bytes: int  # of the last level
-    most_bytes: int  # of drawn weights
-    clock: Clock = time.perf_counter
-    now: Callable[[], float] = time.time
-
-
 class Warm:
     """One job's: with as few experts as a cache holds, and so few tokens that each has as many rows."""
 
-    def __init__(self, job: Job, work: Workload, bench: Bench) -> None:
-        self._job, self._operator, self._clock = job, OPERATORS[job.operator], bench.clock
-        self._most_bytes = bench.cache_bytes // _CACHE_SHARE
+    def __init__(self, job: Job, work: Workload, cache_bytes: int, clock: Clock) -> None:
+        self._job, self._operator, self._clock = job, OPERATORS[job.operator], clock
+        self._most_bytes = cache_bytes // _CACHE_SHARE
         self._whole = timed_sizes(work, job, 1 << 62)
         self._small = timed_sizes(work, job, self._most_bytes)
         self._inputs: Inputs | None = None
