@@ -17,6 +17,7 @@ from rich.table import Table
 from benchmarks.step import floors
 from fullbore.errors import FullboreError
 from fullbore.hardware.ceiling import Ceiling
+from fullbore.kernels.probes import probes
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import load_config
 from fullbore.model.convert import Converted
@@ -25,7 +26,6 @@ from fullbore.model.workload import workload
 from fullbore.ops.demand import Workload
 from fullbore.scenario.mix import StepShape
 from fullbore.screen import console
-from fullbore.tune.probes import probes
 
 CONTEXTS = 8  # of a growing answer are looked at
 PROMPTS = 4  # in one step: more of them change nothing, arithmetic binds

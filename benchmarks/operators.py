@@ -30,9 +30,9 @@ from fullbore.errors import FullboreError, UsageError, did_you_mean
 from fullbore.hardware.cpu import best_dtype, cpu_model, last_level_cache_bytes
 from fullbore.hardware.limits import free_memory_bytes, usable_cores
 from fullbore.kernels.catalogue import CATALOGUE
+from fullbore.kernels.probes import probes
 from fullbore.ops.operators import OPERATORS
 from fullbore.ops.registry import Registry
-from fullbore.tune.probes import probes
 from fullbore.tune.timing import Effort
 
 SCHEMA = "fullbore.operators/1"

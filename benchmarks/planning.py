@@ -13,7 +13,6 @@ from fullbore.model.named import DEEPSEEK_V3, named_config
 from fullbore.plan.demand import demand_of
 from fullbore.plan.search import search
 from fullbore.plan.space import Space, layouts_of, trials, usual_recipes
-from fullbore.plan.trial import Trial
 from fullbore.scenario.scenario import load_scenario
 from fullbore.steptime.profiles import find_profile
 
@@ -35,7 +34,8 @@ def main() -> None:
         trial = found.best.trial
         once_ms = []
         for demand in demands:
-            fresh = Trial(trial.setting, trial.profile, trial.held, trial.acceptance)
+            policy = trial.profile.policy
+            fresh = trial.with_policy(policy.chunk_tokens, policy.most_running)
             begun_s = time.process_time()
             fresh.at(demand, CONCURRENCY)
             once_ms.append(f"{(time.process_time() - begun_s) * 1e3:.0f}")

@@ -30,6 +30,7 @@ from fullbore.engine.step import Row, Started, Step
 from fullbore.errors import FullboreError, UsageError
 from fullbore.hardware.ceiling import Ceiling
 from fullbore.hardware.limits import usable_cores
+from fullbore.kernels.probes import probes
 from fullbore.model.load import in_registry_order, load_model
 from fullbore.ops.contract import Kernel
 from fullbore.ops.demand import Workload, calls, step_shape, subject
@@ -39,7 +40,6 @@ from fullbore.ops.selection import Selection
 from fullbore.scenario.mix import StepShape
 from fullbore.screen import console
 from fullbore.tune.pinning import pinned
-from fullbore.tune.probes import probes
 
 PAGE = 64
 VARIANTS = 4  # of a step take turns: other tokens choose other experts

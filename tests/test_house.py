@@ -40,6 +40,7 @@ TORCH_FREE = (
     "engine/options.py",
     "engine/wire.py",
     "engine/client.py",
+    "engine/first_tune.py",
     "engine/loop.py",
     "engine/sizing.py",
     "engine/supervised.py",

@@ -27,11 +27,11 @@ from fullbore.hardware.catalogue import find_device as find_catalogued
 from fullbore.hardware.ceiling import Ceiling
 from fullbore.hardware.device import CUDA, find_device
 from fullbore.kernels.catalogue import CATALOGUE
+from fullbore.kernels.probes import probes
 from fullbore.ops.operators import OPERATORS
 from fullbore.screen import console
 from fullbore.tune.device_probes import device_probes
 from fullbore.tune.graphs import CudaStream, GraphTimer
-from fullbore.tune.probes import probes
 from fullbore.tune.timing import ClockTimer, Effort, Timer
 
 SCHEMA = "fullbore.gpu/1"

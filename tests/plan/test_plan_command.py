@@ -57,7 +57,6 @@ def test_limits_are_the_users(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ("plan", 2, "--server is missing"),
         ("plan --server 8xMI300", 2, "did you mean"),
         ("plan --server 3xMI300X", 2, "counts that do: 1, 2, 4"),
         ("plan --server 2xMI300X", 1, "fits into memory"),

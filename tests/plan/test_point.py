@@ -95,7 +95,7 @@ def test_the_page(capsys: pytest.CaptureFixture[str]) -> None:
         ("--engine sglong", 2, "did you mean sglang?"),
         ("--engine trtllm", 2, "no profile of TensorRT-LLM on MI325X"),
         ("--weights fp9", 2, "did you mean fp8?"),
-        ("--kv int3", 2, "invalid choice"),
+        ("--kv int3", 2, "expected bf16 or fp8"),
         ("--output 1", 2, "2 to"),
         ("--length-range 1.5", 2, "expected a share"),
         ("--input 200000", 2, "163840 positions"),

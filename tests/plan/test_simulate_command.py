@@ -1,14 +1,22 @@
 """``fullbore plan simulate``: what it writes, what that says of itself, and what it refuses."""
 
 import json
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from known_times import HOST_US, THEN, table
 
 from fullbore import cli
 from fullbore.bench.read import read_results
+from fullbore.engine.options import EngineOptions
+from fullbore.plan import command_here
+from fullbore.plan.http import Http
+from fullbore.plan.space_here import Machine
 from fullbore.results.result import Result
 from fullbore.scenario.arrival import ClosedLoop
 from fullbore.scenario.length_values import parse_lengths
@@ -94,6 +102,49 @@ def test_the_scheduler_that_serves_runs_any_scenario(tmp_path: Path) -> None:
     assert max(record.turn for record in talk.records) > 0
 
 
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels of the demo model were timed on this machine."""
+
+    def made(options: EngineOptions) -> Machine:
+        found = msgspec.structs.replace(options, dtype="float32", concurrency=4)
+        return Machine(found, THEN, "2026-11-25", Http(2000.0, 50.0), table(2.0), HOST_US, 1 << 30)
+
+    monkeypatch.setattr(command_here, "_machine", made)
+
+
+@pytest.mark.usefixtures("known")
+def test_without_a_server_this_machine_is_simulated(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    asked = ["--scenario", "code", "--scale", "1/64", "--concurrency", "1,4", "--save", str(path)]
+    assert cli.main(["plan", "simulate", *asked]) == 0
+    alone, four = read_results(str(path))
+    for result in (alone, four):
+        assert result.simulated is not None
+        assert result.simulated.hardware.startswith("this machine")
+        assert result.simulated.basis == "measured"
+        assert "fullbore serve" in result.simulated.scheduler
+        assert result.server.model == "demo"
+        assert result.figures.littles_law == pytest.approx(1, abs=0.05)
+    assert (alone.value("tpot_ms") or 0) >= HOST_US.step_us / 1e3
+    assert (four.value("output_tok_s") or 0) > (alone.value("output_tok_s") or 0)
+
+
+@pytest.mark.usefixtures("known")
+def test_a_plan_of_this_machine_says_how_to_simulate_it(tmp_path: Path) -> None:
+    path = tmp_path / "here.html"
+    asked = "plan --scale 1/16 --tpot 15ms --ttft 1s --chunk 64 --scenario code --json --html"
+    assert cli.main([*asked.split(), str(path)]) == 0
+    found = re.search(r'type="application/json">(.*?)</script>', path.read_text(encoding="utf-8"), re.S)
+    assert found
+    steps = [step["command"] for step in json.loads(found[1])["steps"]]
+    assert not any("plan point" in command for command in steps)
+    (simulation,) = (command for command in steps if "plan simulate" in command)
+    assert "--scenario code --scale 1/16" in simulation
+    words = shlex.split(simulation)[1:]
+    assert cli.main([*words[:-1], str(tmp_path / words[-1])]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -104,6 +155,9 @@ def test_the_scheduler_that_serves_runs_any_scenario(tmp_path: Path) -> None:
         ("--engine sglang --input 200000 --scale 1", "use for instance --scale 1/2"),
         ("--engine sglang --save /nowhere/s.json", "there is no folder /nowhere"),
         ("--engine sglang --scheduler vllm", "invalid choice"),
+        ("--engine sglang --kv int3", "--kv int3: expected"),
+        ("--model demo", "is for this machine"),
+        ("--server here --layout tp8 --scale 1/64", "is for other servers"),
     ],
 )
 def test_what_cannot_be_simulated(arguments: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:

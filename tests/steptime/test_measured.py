@@ -34,7 +34,7 @@ def operator(sees: str, slower: float = 1.5, uses: int = 3, context: tuple[int, 
         for at in context
         for us in [slower * floor_us(tokens, at)]
     )
-    return OperatorTimes(sees, uses, sees, readings, floor_us)
+    return OperatorTimes(sees, uses, sees, readings, floor_us, lambda tokens, context: f"what {sees} read")
 
 
 def model(*operators: OperatorTimes, host: Host = Host(100.0, 5.0, 1.0)) -> MeasuredStepTime:  # noqa: B008
@@ -86,10 +86,27 @@ def test_only_what_the_floor_explains_follows_the_ceilings(slowdown: float, slow
     assert now == pytest.approx(slower * then + (64.0 - then))
 
 
+@given(st.floats(10, 1000), st.floats(10, 1000), st.floats(0, 1), st.floats(0.3, 3.0))
+def test_what_hides_behind_the_other_goes_on_hiding(
+    computed: float, read: float, shown: float, slowdown: float
+) -> None:
+    """A kernel that reads while it computes, but for a share of the shorter of the two."""
+
+    def us(memory: float) -> float:
+        return max(computed, memory) + shown * min(computed, memory)
+
+    then = read / slowdown
+    reading = Reading(1, 0, us(then), us(then), us(then), then, computed)
+    times = OperatorTimes("moe_ffn", 1, TOKENS, (reading,), lambda tokens, context: read)
+    assert times.of(1, 0).us == pytest.approx(us(read))
+
+
 def test_cold_weights_are_never_read_faster_than_memory_allows() -> None:
     """A reading under its floor was made while memory was faster than when it was probed."""
     reading = Reading(1, 0, 40.0, 38.0, 42.0, 64.0)
-    cold, warm = (OperatorTimes("linear", 1, TOKENS, (reading,), floor_us, cold) for cold in (True, False))
+    cold, warm = (
+        OperatorTimes("linear", 1, TOKENS, (reading,), floor_us, cold=cold) for cold in (True, False)
+    )
     assert cold.of(1, 0).us == pytest.approx(64.0)
     assert warm.of(1, 0).us == pytest.approx(40.0)
 
@@ -116,13 +133,15 @@ def test_one_more_decode_takes_longer(step: Step) -> None:
 
 def test_each_operator_sees_its_own_tokens() -> None:
     step = Step.of([100, 300], [(50, 0), (50, 0)])
-    cost = model(*FOUR).of(step)
-    us = {name: seconds * 1e6 for name, seconds in cost.terms_s.items()}
+    times = model(*FOUR)
+    us = {name: seconds * 1e6 for name, seconds in times.operators_s(step).items()}
     assert us[TOKENS] == pytest.approx(3 * 1.5 * floor_us(102, 0))
     assert us[SAMPLED] == pytest.approx(1.2 * floor_us(4, 0))
     assert us[DECODES] == pytest.approx(3 * 2.0 * floor_us(2, 200))
     assert us[CHUNKS] == pytest.approx(2 * 3 * 1.7 * floor_us(50, 0))
-    assert us[HOST] == pytest.approx(100 + 5 * 4 + 1 * 4)
+    terms = times.of(step).terms_s
+    assert terms[HOST] * 1e6 == pytest.approx(100 + 5 * 4 + 1 * 4)
+    assert terms["what tokens read"] * 1e6 == pytest.approx(us[TOKENS])
 
 
 def test_nothing_takes_no_time() -> None:

@@ -65,6 +65,15 @@ def test_a_call_shorter_than_the_clock_can_tell_is_repeated_in_one_reading() -> 
     assert machine.order.count("a") >= 3 * 20
 
 
+def test_caches_are_swept_before_every_reading_and_that_takes_no_time() -> None:
+    machine = Machine()
+    sweep = machine.call("s", 300)
+    timer = ClockTimer(machine.clock, sweep)
+    short, long = compare([machine.call("a", 5), machine.call("b", 90)], Effort(1e9, 3, 3), timer)
+    assert machine.order.endswith("sasb" * 3)
+    assert (short.median_us, long.median_us) == (pytest.approx(5), pytest.approx(90))
+
+
 @given(st.floats(0, 0.1), st.integers(1, 10), st.integers(0, 30))
 def test_effort_is_bounded_by_time_and_by_counts(seconds: float, least: int, more: int) -> None:
     machine = Machine()

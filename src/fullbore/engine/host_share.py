@@ -2,7 +2,7 @@
 Python of the network.
 
 All of these work as in service, on a network whose operators answer at once. Those that read weights read
-as much other memory, whose time is not counted: a step finds the caches as cold as weights leave them. CPU
+other memory, whose time is not counted: a step finds the caches as cold as weights leave them. CPU
 time of the one thread that does it hardly depends on what else the machine does.
 """
 
@@ -52,9 +52,12 @@ class Hollow(Protocol):
     def forward(self, batch: Batch, cache: tuple[Tensor, ...]) -> Tensor: ...
 
 
-def host_us(config: ModelConfig, source: Source, dtype: str) -> tuple[float, float]:
-    """(of each step, of each of its rows), in microseconds, for the network of ``config``."""
-    model = HollowNetwork(config, source, dtype)
+def host_us(
+    config: ModelConfig, source: Source, dtype: str, swept_bytes: int = _SWEEP_BYTES
+) -> tuple[float, float]:
+    """(of each step, of each of its rows), in microseconds, for the network of ``config``. swept_bytes: what
+    an operator reads, on average."""
+    model = HollowNetwork(config, source, dtype, swept_bytes)
     few, many = (step_us(model, config.vocab_size, count) for count in (_FEW, _MANY))
     row = max(0.0, (many - few) / (_MANY - _FEW))
     return max(0.0, few - _FEW * row), row
@@ -86,8 +89,10 @@ def step_us(
 class HollowNetwork(DeepseekV3):
     """The network with operators that return what is at hand, in the right shape."""
 
-    def __init__(self, config: ModelConfig, source: Source, dtype: str) -> None:
-        self._sweep = _Sweep()
+    def __init__(
+        self, config: ModelConfig, source: Source, dtype: str, swept_bytes: int = _SWEEP_BYTES
+    ) -> None:
+        self._sweep = _Sweep(swept_bytes)
         super().__init__(config, _HollowParts(config, source, self._sweep), dtype)
 
     @property
@@ -148,15 +153,15 @@ class _HollowParts:
 class _Sweep:
     """Reads memory that no cache holds, and keeps the time apart."""
 
-    def __init__(self) -> None:
+    def __init__(self, size_bytes: int) -> None:
         self.taken_s = 0.0
+        self._size = min(size_bytes, _SWEEP_BYTES) // 4
         self._memory, self._at = torch.zeros(_SWEPT_BYTES // 4), 0
 
     def __call__(self) -> None:
         begin = time.thread_time()
-        size = _SWEEP_BYTES // 4
-        self._memory[self._at : self._at + size].sum()
-        self._at = (self._at + size) % len(self._memory)
+        self._memory[self._at : self._at + self._size].sum()
+        self._at = (self._at + self._size) % (len(self._memory) - self._size)
         self.taken_s += time.thread_time() - begin
 
 

@@ -54,12 +54,14 @@ class Ceiling:
 @dataclass(frozen=True)
 class Probes:
     """``read()``: bytes/s; ``peak(arithmetic)``: operations/s, None where there are no instructions for it.
-    ``kinds``: of arithmetic that may be asked for.
+    ``kinds``: of arithmetic that may be asked for. ``sweep(bytes)``: so many bytes of other memory pass
+    through the caches, shared by all cores.
     """
 
     read: Callable[[], float]
     peak: Callable[[str], float | None]
     kinds: tuple[str, ...] = ARITHMETICS
+    sweep: Callable[[int], object] = lambda bytes: None
 
     def measure(self) -> Ceiling:
         """All ceilings, in well under a second each."""

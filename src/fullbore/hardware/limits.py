@@ -28,6 +28,12 @@ def usable_cores() -> int:
     return max(1, cores)
 
 
+def busy_load(threads: int) -> float:
+    """How many others want the cores of ``threads``, where they are enough to spoil times; else 0."""
+    load = os.getloadavg()[0]
+    return load if load >= max(1.0, 0.5 * threads) else 0.0
+
+
 def free_memory_bytes() -> int:
     """Memory that can be had now without swapping: the machine's and the container's, whichever is less."""
     free = []

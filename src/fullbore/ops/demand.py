@@ -39,6 +39,11 @@ class Workload:
         return tuple(dict.fromkeys(job for group in self.groups for job in group))
 
     @property
+    def calls(self) -> int:
+        """Of operators, in one pass through the network."""
+        return max(1, sum(uses * len(group) for group, uses in self.groups.items()))
+
+    @property
     def device(self) -> str:
         """What kernels are to run on."""
         return next(job.device for job in self.jobs)

@@ -47,6 +47,7 @@ class Timing(msgspec.Struct, frozen=True, order=True, tag="timing"):
     floor_us: float  # of the roofline, with the ceilings measured in the same run
     bound: str  # read or flops: which ceiling makes the floor
     packed_bytes: int
+    warm_us: float = 0.0  # median with all weights in a cache, scaled to as many bytes; 0 where not measured
 
     @property
     def key(self) -> tuple[object, ...]:

@@ -1,11 +1,11 @@
 """The answer to "what will this server carry?": everything that is printed, in one value."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from fullbore.plan.advice import Advice, advise
 from fullbore.plan.demand import Demand
-from fullbore.plan.launch import Launch, launch
+from fullbore.plan.launch import Launch
 from fullbore.plan.people import Habits
 from fullbore.plan.search import Found, Ranked, Spot, front, why_lost
 from fullbore.plan.staffing import Staffed, most_people, servers_for, service, staffed
@@ -77,8 +77,11 @@ class Company:
     inside: float
 
 
-def answer(found: Found, peak: Demand, company: Company, engines: Sequence[str]) -> Answer:
-    """Everything about the winner of ``found``, and why others lost."""
+def answer(
+    found: Found, peak: Demand, company: Company, launches: Callable[[Trial, int], tuple[Launch, ...]]
+) -> Answer:
+    """Everything about the winner of ``found``, and why others lost. launches(way, most requests at once):
+    how it is started."""
     best = found.best
     trial, layout = best.trial, best.trial.setting.layout
     parts = tuple(
@@ -96,7 +99,7 @@ def answer(found: Found, peak: Demand, company: Company, engines: Sequence[str])
         tuple(Loser(each, why_lost(best, each, found.demands)) for each in found.ranked[1:]),
         max((trial.at(peak, count) for count in _PEAK_CONCURRENCIES), key=lambda seen: seen.total_tok_s),
         company.inside,
-        tuple(launch(engine, trial, running) for engine in engines),
+        launches(trial, running),
         tuple(notes),
     )
 

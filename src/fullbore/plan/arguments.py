@@ -20,6 +20,7 @@ from fullbore.steptime.profiles import Profile, find_profile
 
 MOST_COUNT = 1_000_000
 MOST_DRAFTS = 16
+_WEIGHTS, _CACHE, _ACCEPTANCE = "fp8", "bf16", 0.8
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,13 @@ def add_server(add: Callable[..., Any], default: str | None = None, required: bo
 
 def add_way(add: Callable[..., Any]) -> None:
     """How it is run, one way."""
-    add("--weights", default="fp8", metavar="FORMAT", help=f"{', '.join(RECIPES)} (default %(default)s)")
-    add(
-        "--kv",
-        "--kv-cache-dtype",
-        default="bf16",
-        choices=tuple(CACHE_BYTES),
-        help="cache (default %(default)s)",
-    )
+    add("--weights", metavar="FORMAT", help=f"{', '.join(RECIPES)} (default {_WEIGHTS})")
+    add("--kv", "--kv-cache-dtype", metavar="FORMAT", help=f"{', '.join(CACHE_BYTES)} (default {_CACHE})")
     add("--layout", metavar="LAYOUT", help="such as tp8, ep8dp8 or tp8ep8 (default: tp over all devices)")
     add("--chunk", type=count, metavar="N", help="prompt tokens a step (default: the engine's)")
     add("--running", type=count, metavar="N", help="requests at once (default: the engine's)")
     add("--mtp", type=_drafts, default=0, metavar="N", help="tokens drafted in a step (default 0)")
-    add("--acceptance", type=share, default=0.8, metavar="P", help="of a draft, with --mtp (default 0.8)")
+    add("--acceptance", type=share, metavar="P", help=f"of a draft, with --mtp (default {_ACCEPTANCE})")
     add_memory(add)
 
 
@@ -104,11 +99,14 @@ def way_of(args: argparse.Namespace) -> Way:
         chunk_tokens=args.chunk or policy.chunk_tokens,
         most_running=args.running or policy.most_running,
     )
+    cache = args.kv or _CACHE
+    if cache not in CACHE_BYTES:
+        raise UsageError(f"--kv {cache}: expected {' or '.join(CACHE_BYTES)}")
     layout = parse_layout(args.layout) if args.layout else Layout(tp=server.count)
     return Way(
-        Setting(config, server, layout, find_recipe(args.weights), args.kv, args.mtp),
+        Setting(config, server, layout, find_recipe(args.weights or _WEIGHTS), cache, args.mtp),
         replace(profile, policy=policy),
-        args.acceptance if args.mtp else 0.0,
+        (args.acceptance or _ACCEPTANCE) if args.mtp else 0.0,
         args.memory_fraction,
     )
 

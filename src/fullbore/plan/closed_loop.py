@@ -171,7 +171,7 @@ class Loop:
             new += tokens
             attended += pairs(tokens, before)
         context = self.context if running else 0.0
-        cost_s = self.seconds(Step(running, context, new, attended, len(ready) + running))
+        cost_s = self.seconds(Step(running, context, new, attended, len(ready) + running, len(chunks)))
         self._advance(cost_s)
         self.prefill_s += cost_s
         self.unread = self.poll  # engines look again after every prompt

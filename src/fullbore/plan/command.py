@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Iterator
+from fractions import Fraction
 
 from fullbore import screen
 from fullbore.errors import UsageError
@@ -21,9 +22,10 @@ from fullbore.plan.arguments import (
     share,
     words,
 )
-from fullbore.plan.demand import demand_of
-from fullbore.plan.launch import launchable
-from fullbore.plan.next_steps import NextStep, next_steps, way_flags
+from fullbore.plan.command_here import DEMO, HERE, add_here, is_here, plan_here
+from fullbore.plan.demand import Demand, demand_of
+from fullbore.plan.launch import launch, launchable
+from fullbore.plan.next_steps import NextStep, next_steps
 from fullbore.plan.page import page
 from fullbore.plan.people import MOST_PEOPLE, Habits
 from fullbore.plan.plots import plan_sheet
@@ -31,22 +33,18 @@ from fullbore.plan.search import search
 from fullbore.plan.space import USUAL_CHUNKS, Space, layouts_of, trials, usual_recipes
 from fullbore.plan.staffing import INSIDE
 from fullbore.results.files import check_writable, replace_file
+from fullbore.scenario.arguments import scale
 from fullbore.scenario.scenario import PERCENTILES, load_scenario, scenario_names
 from fullbore.steptime.network import CACHE_BYTES, RECIPES, find_recipe
 
 _SCENARIOS = ("dialog", "code")
 _SHARES = (0.05, 0.1, 0.2)
 _HOURLY = (6.0, 12.0, 30.0)
-_HERE = (
-    "--server is missing, and this machine cannot be planned for yet: its step times are measured, and the "
-    "planner does not read them; measure with `fullbore bench` instead, or name a server such as "
-    "--server 8xMI300X"
-)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add_server(add, required=False)
+    add_server(add, default=HERE, required=False)
     add("--json", action="store_true", help="print one JSON object")
     add("--html", default="", metavar="FILE", help="write one page with plots there")
     asked = parser.add_argument_group("what is asked of it")
@@ -67,6 +65,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--percentile", choices=PERCENTILES, help="that limits judge (default: the scenario's)"
     )
     asked.add_argument(
+        "--scale", type=scale, default=Fraction(1), metavar="S", help="of all lengths, such as 1/8"
+    )
+    asked.add_argument(
         "--length-range",
         type=share,
         default=1.0,
@@ -79,14 +80,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=words,
         metavar="F,...",
-        help=f"{', '.join(RECIPES)} (default: fp8, and fp4 on devices that multiply it)",
+        help=f"{', '.join(RECIPES)} (default: fp8, and fp4 on devices that multiply it); here as in serve",
     )
-    space.add_argument("--kv", type=words, default=tuple(CACHE_BYTES), metavar="F,...", help="bf16, fp8")
+    space.add_argument(
+        "--kv", type=words, metavar="F,...", help="bf16, fp8 (default: both; here what is computed)"
+    )
     space.add_argument(
         "--chunk",
         type=counts(1),
         metavar="N,...",
-        help="prompt tokens a step (default: the engine's, 2048, 8192)",
+        help="prompt tokens a step (default: the engine's, 2048, 8192; here 256 to 2048 tokens in all)",
     )
     space.add_argument(
         "--running", type=counts(1), metavar="N,...", help="requests at once (default: the engine's)"
@@ -96,6 +99,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     space.add_argument("--acceptance", type=share, metavar="P", help="of a draft; needed with --mtp")
     add_memory(space.add_argument)
+    add_here(parser.add_argument_group("this machine").add_argument)
     people = parser.add_argument_group("people")
     people.add_argument("--people", type=_people, metavar="N", help="of the company: how many servers?")
     people.add_argument("--active", type=share, metavar="SHARE", help="of them, in the busy hour")
@@ -129,27 +133,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _next_steps(found: Answer, args: argparse.Namespace) -> Iterator[NextStep]:
-    trial = found.trial
-    profile = trial.profile
-    way = way_flags(
-        trial.setting, profile.engine, profile.epoch, profile.policy, trial.held.used_share, trial.acceptance
-    )
-    names = dict.fromkeys(args.scenario)
-    return next_steps(
-        way,
-        [(name, each.demand, each.best.concurrency) for name, each in zip(names, found.parts, strict=True)],
-    )
+    scaled = f" --scale {args.scale}" if args.scale != 1 else ""
+    words = [f"{name}{scaled}" for name in dict.fromkeys(args.scenario)]
+    asked = [
+        (each, part.demand, part.best.concurrency) for each, part in zip(words, found.parts, strict=True)
+    ]
+    here = is_here(args)
+    model = (args.model or DEMO) if here else (args.config or "")
+    return next_steps(found.trial.flags(model), asked, points=not here)
 
 
 def plan_from(args: argparse.Namespace) -> Answer:
     """The answer to what the arguments ask."""
-    if args.server is None:
-        raise UsageError(_HERE)
+    demands = [_demand(name, args) for name in dict.fromkeys(args.scenario)]
+    peak = demand_of(load_scenario("peak").scaled(args.scale))
+    if is_here(args):
+        return plan_here(args, demands, peak, _company(args))
+    if args.model or args.threads:
+        raise UsageError(
+            f"--{'model' if args.model else 'threads'} is for this machine; the model of {args.server} is "
+            "--config (leave out one of them)"
+        )
     config, server, profile = server_of(args)
-    demands = [
-        demand_of(load_scenario(name), args.length_range, _ms(args.tpot), _ms(args.ttft), args.percentile)
-        for name in dict.fromkeys(args.scenario)
-    ]
     drafts = tuple(args.mtp)
     check_drafts(max(drafts), config, model_name(args))
     if any(drafts) and args.acceptance is None:
@@ -161,30 +166,45 @@ def plan_from(args: argparse.Namespace) -> Answer:
     layouts = [parse_layout(text) for text in args.layout] if args.layout else layouts_of(config, server)
     for layout in layouts:
         check_layout(layout, config, server.count)
-    for kv in args.kv:
+    caches = args.kv or tuple(CACHE_BYTES)
+    for kv in caches:
         if kv not in CACHE_BYTES:
             raise UsageError(f"--kv {kv}: expected {' or '.join(CACHE_BYTES)}")
     space = Space(
         layouts,
         [find_recipe(name) for name in args.weights] if args.weights else usual_recipes(server),
-        args.kv,
+        caches,
         args.chunk or USUAL_CHUNKS,
         running=args.running or (0,),
         drafts=drafts,
         acceptance=args.acceptance or 0.0,
         used_share=args.memory_fraction,
     )
+    found = search(trials(config, server, profile, space, demands), demands)
+    return answer(
+        found,
+        peak,
+        _company(args),
+        lambda trial, running: tuple(launch(engine, trial, running) for engine in engines),
+    )
+
+
+def _demand(name: str, args: argparse.Namespace) -> Demand:
+    scenario = load_scenario(name).scaled(args.scale)
+    return demand_of(scenario, args.length_range, _ms(args.tpot), _ms(args.ttft), args.percentile)
+
+
+def _company(args: argparse.Namespace) -> Company:
+    if args.inside == 1:
+        raise UsageError(
+            "--inside 1: with chance in play no number of people is always inside; expected below 1"
+        )
     habits = [
         Habits(share, hourly)
         for share in ([args.active] if args.active else _SHARES)
         for hourly in ([args.requests_per_hour] if args.requests_per_hour else _HOURLY)
     ]
-    if args.inside == 1:
-        raise UsageError(
-            "--inside 1: with chance in play no number of people is always inside; expected below 1"
-        )
-    found = search(trials(config, server, profile, space, demands), demands)
-    return answer(found, demand_of(load_scenario("peak")), Company(habits, args.people, args.inside), engines)
+    return Company(habits, args.people, args.inside)
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -31,10 +31,16 @@ class Demand:
         """Tokens that a decoding sequence attends to, on average."""
         return (1 + self.length_range) / 2 * (self.input_tokens + self.output_tokens / 2)
 
-    def load(self, concurrency: int) -> Load:
+    def load(self, concurrency: int, requests_per_slot: int = REQUESTS_PER_SLOT) -> Load:
         """The benchmark that asks for this with so many in flight."""
-        requests = REQUESTS_PER_SLOT * concurrency
+        requests = requests_per_slot * concurrency
         return Load(self.input_tokens, self.output_tokens, self.length_range, concurrency, requests)
+
+
+def longest(scenario: Scenario) -> Demand:
+    """The longest request of ``scenario``, whatever its arrivals: what memory and context must hold."""
+    output_tokens = scenario.output.most
+    return Demand(scenario.name, scenario.most_tokens - output_tokens, output_tokens, 1.0, scenario.limits)
 
 
 def demand_of(

@@ -1,36 +1,40 @@
 """The step time of a model on this machine: the tuner's table, and what is probed in the same minute."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fullbore.model.config import ModelConfig
+from fullbore.parallel.layout import Layout
+from fullbore.plan.weights import on_cpus, weight_bytes
 from fullbore.steptime.measured import Host, MeasuredStepTime
 
 if TYPE_CHECKING:
     from fullbore.engine.options import EngineOptions
-    from fullbore.hardware.ceiling import Ceiling, Probes
+    from fullbore.hardware.ceiling import Ceiling
     from fullbore.ops.times import Times
 
 
 @dataclass(frozen=True)
 class Here:
-    """``step_time`` at ``ceiling``, which was probed just now. ``token_bytes``: one token's latents."""
+    """``step_time`` at ``ceiling``, which was probed just now. ``weights``: bytes as kernels pack them, by
+    part; ``token_bytes``: one token's latents."""
 
     step_time: MeasuredStepTime
     ceiling: "Ceiling"
-    weight_bytes: int  # as stored
+    config: ModelConfig
+    dtype: str
+    weights: Mapping[str, float]
     token_bytes: int
 
 
 def here(
-    options: "EngineOptions",
-    probes: "Probes",
-    times: "Times | None" = None,
-    token_us: float = 0.0,
+    options: "EngineOptions", ceiling: "Ceiling", times: "Times | None" = None, host: Host | None = None
 ) -> Here:
     """What ``fullbore serve`` with these options would compute with, and how long that takes.
 
-    times: None for this machine's table. token_us: as in ``Host``. FullboreError where an operator was never
-    timed with the present code.
+    times: None for this machine's table. host: None to measure it, which takes seconds. TimesMissing where an
+    operator was never timed with the present code.
     """
     # What knows kernels needs torch, and planning for other machines does not.
     from dataclasses import replace
@@ -65,9 +69,13 @@ def here(
     selection = tuned(work, CATALOGUE, dtype)
     # Kernels are chosen for all layers; a step runs those of the main model.
     main = workload(replace(config, num_nextn_predict_layers=0), source, dtype, bits)
-    ceiling = probes.measure()
     operators = operator_times(main, selection, tuned.evidence(main, CATALOGUE).estimator, ceiling)
-    host = Host(*host_us(config, source, dtype), token_us)
     row = CacheRow(config.kv_lora_rank, config.qk_rope_head_dim, bits)
-    token_bytes = row.bytes(dtype) * config.num_hidden_layers
-    return Here(MeasuredStepTime(operators, host), ceiling, source.total_bytes, token_bytes)
+    return Here(
+        MeasuredStepTime(operators, host or Host(*host_us(config, source, dtype, main.bytes // main.calls))),
+        ceiling,
+        config,
+        dtype,
+        weight_bytes(config, Layout(), on_cpus(config, options.weights, dtype), mtp=True),
+        row.bytes(dtype) * config.num_hidden_layers,
+    )

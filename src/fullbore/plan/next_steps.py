@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fullbore.plan.demand import Demand
-from fullbore.steptime.model import Setting
-from fullbore.steptime.profiles import Policy
 
 
 @dataclass(frozen=True)
@@ -17,10 +15,10 @@ class NextStep:
     command: str
 
 
-def next_steps(way: str, asked: Sequence[tuple[str, Demand, int]]) -> Iterator[NextStep]:
-    """way: of ``way_flags``. asked: of each scenario the words after ``--scenario`` ("": lengths alone), what
-    was asked of it, and how many are in flight."""
-    for _, demand, limit in asked:
+def next_steps(way: str, asked: Sequence[tuple[str, Demand, int]], points: bool = True) -> Iterator[NextStep]:
+    """way: of ``Trial.flags``. asked: of each scenario the words after ``--scenario`` ("": lengths alone),
+    what was asked, and how many are in flight. points: whether ``plan point`` knows the server."""
+    for _, demand, limit in asked if points else ():
         lengths = f"--input {demand.input_tokens} --output {demand.output_tokens}"
         ranged = f" --length-range {demand.length_range:g}" if demand.length_range < 1 else ""
         yield NextStep(
@@ -33,25 +31,14 @@ def next_steps(way: str, asked: Sequence[tuple[str, Demand, int]]) -> Iterator[N
             f"fullbore plan simulate {way} {_asked(words, demand, limit)} "
             f"--save {demand.name}-simulated.json",
         )
+    url = "http://SERVER:PORT" if points else "http://127.0.0.1:8000"
     for words, demand, limit in asked:
         measured, simulated = f"{demand.name}-measured.json", f"{demand.name}-simulated.json"
         yield NextStep(
             f"{demand.name}, measured on the server once it runs, and put beside the simulation",
-            f"fullbore bench http://SERVER:PORT {_asked(words, demand, limit)} --json {measured}\n"
+            f"fullbore bench {url} {_asked(words, demand, limit)} --json {measured}\n"
             f"fullbore bench compare {measured} {simulated} --html {demand.name}.html",
         )
-
-
-def way_flags(
-    setting: Setting, engine: str, epoch: str, policy: Policy, used_share: float, acceptance: float
-) -> str:
-    """The flags of ``plan point`` and ``plan simulate`` that say how a model is run."""
-    flags = (
-        f"--server {setting.server.name} --engine {engine}{f'@{epoch}' if epoch else ''} "
-        f"--layout {setting.layout} --weights {setting.recipe.name} --kv {setting.cache} "
-        f"--chunk {policy.chunk_tokens} --running {policy.most_running} --memory-fraction {used_share:g}"
-    )
-    return flags + (f" --mtp {setting.drafts} --acceptance {acceptance:g}" if setting.drafts else "")
 
 
 def _asked(words: str, demand: Demand, limit: int) -> str:

@@ -11,11 +11,11 @@ from fullbore.plan.arguments import MOST_COUNT, add_server, add_way, count, shar
 from fullbore.plan.closed_loop import Load
 from fullbore.plan.demand import REQUESTS_PER_SLOT, Demand
 from fullbore.plan.launch import launch, launchable
-from fullbore.plan.next_steps import next_steps, way_flags
+from fullbore.plan.modelled import Modelled
+from fullbore.plan.next_steps import next_steps
 from fullbore.plan.plots import point_sheet
 from fullbore.plan.point import Point, as_json, predict
 from fullbore.plan.point_page import page
-from fullbore.plan.trial import Trial
 from fullbore.results.files import check_writable, replace_file
 from fullbore.scenario.arrival import MOST_CONCURRENCY
 from fullbore.scenario.lengths import MOST_TOKENS
@@ -55,17 +55,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sheet(point: Point) -> str:
-    trial = Trial(point.setting, point.profile, point.memory, point.acceptance)
+    trial = Modelled(point.setting, point.profile, point.memory, point.acceptance)
     engine = point.profile.engine
     launches = [launch(engine, trial, point.load.concurrency)] if engine in launchable() else []
-    load, profile = point.load, point.profile
-    way = way_flags(
-        point.setting, engine, profile.epoch, profile.policy, point.memory.used_share, point.acceptance
-    )
+    load = point.load
     demand = Demand(
         "point", load.input_tokens, load.output_tokens, load.length_range, Limits(math.inf, math.inf)
     )
-    return point_sheet(point, launches, next_steps(way, [("", demand, load.concurrency)]))
+    return point_sheet(point, launches, next_steps(trial.flags(), [("", demand, load.concurrency)]))
 
 
 def predict_from(args: argparse.Namespace) -> Point:

@@ -3,6 +3,12 @@
 import argparse
 
 from fullbore.plan.arguments import add_server, add_way, model_name, way_of
+from fullbore.plan.command_here import DEMO, HERE, add_here, is_here, trial_here
+from fullbore.plan.demand import longest
+from fullbore.plan.memory import MOST_CHUNK, check_memory
+from fullbore.plan.modelled import Modelled
+from fullbore.plan.space import check_lengths
+from fullbore.plan.trial import Trial
 from fullbore.plan.virtual import VirtualServer
 from fullbore.results.files import check_writable
 from fullbore.results.result import Result
@@ -10,13 +16,15 @@ from fullbore.results.result_file import as_text
 from fullbore.results.saving import save
 from fullbore.results.table import console, report
 from fullbore.scenario.arguments import add_load, add_scenario, arrivals_of, scenario_of
+from fullbore.scenario.scenario import Scenario
 
 _SCHEDULERS = ("engine", "fullbore")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_server(parser.add_argument)
+    add_server(parser.add_argument, default=HERE, required=False)
     add_way(parser.add_argument)
+    add_here(parser.add_argument_group("this machine").add_argument)
     parser.add_argument(
         "--scheduler",
         choices=_SCHEDULERS,
@@ -35,9 +43,10 @@ def run(args: argparse.Namespace) -> int:
     for flag, path in (("--save", args.save), ("--html", args.html)):
         if path:
             check_writable(path, flag)
-    way, scenario = way_of(args), scenario_of(args)
-    served = args.scheduler == "fullbore" or way.profile.engine == "fullbore"
-    server = VirtualServer(way, model_name(args), scenario, served, args.seconds)
+    scenario = scenario_of(args)
+    trial, model = _trial(args, scenario)
+    served = args.scheduler == "fullbore" or trial.profile.engine == "fullbore"
+    server = VirtualServer(trial, model, scenario, served, args.seconds)
     results: list[Result] = []
     for number, arrival in enumerate(arrivals_of(args) or (scenario.arrival,)):
         results.append(server.run(arrival, number, args.requests))
@@ -47,3 +56,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         console().print(report(results))
     return 0 if all(result.figures.requests_ok for result in results) else 1
+
+
+def _trial(args: argparse.Namespace, scenario: Scenario) -> tuple[Trial, str]:
+    """What is simulated, and the model's name."""
+    if is_here(args):
+        return trial_here(args, scenario), args.model or DEMO
+    way = way_of(args)
+    check_lengths(way.setting.config, [longest(scenario)])
+    chunk = min(way.profile.policy.chunk_tokens, MOST_CHUNK)
+    held = check_memory(way.setting, way.used_share, scenario.most_tokens, chunk)
+    return Modelled(way.setting, way.profile, held, way.acceptance), model_name(args)

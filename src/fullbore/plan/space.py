@@ -9,6 +9,7 @@ from fullbore.model.config import ModelConfig
 from fullbore.parallel.layout import Layout, check_layout, possible_layouts
 from fullbore.plan.demand import Demand
 from fullbore.plan.memory import check_memory
+from fullbore.plan.modelled import Modelled
 from fullbore.plan.trial import Trial
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import Recipe, find_recipe
@@ -65,11 +66,8 @@ def trials(
     config: ModelConfig, server: Server, profile: Profile, space: Space, demands: Sequence[Demand]
 ) -> Iterator[Trial | Unfit]:
     """Every way of ``space``, the simplest layout first; memory must hold the longest request."""
+    check_lengths(config, demands)
     longest = max(demand.most_tokens for demand in demands)
-    if longest > config.max_position_embeddings:
-        raise UsageError(
-            f"a request of {longest} tokens; the model has {config.max_position_embeddings} positions"
-        )
     for layout in sorted(space.layouts, key=lambda each: (each.dp, each.ep)):
         for recipe in space.recipes:
             for cache in space.caches:
@@ -78,13 +76,24 @@ def trials(
                     yield from _fitting(setting, profile, space, longest)
 
 
+def check_lengths(config: ModelConfig, demands: Sequence[Demand]) -> None:
+    """UsageError, with the scale that would fit, for requests longer than the model's context."""
+    most = config.max_position_embeddings
+    for demand in demands:
+        if demand.most_tokens > most:
+            raise UsageError(
+                f"scenario {demand.name}: a request of {demand.most_tokens} tokens; the model has {most} "
+                f"positions (use for instance --scale 1/{-(-demand.most_tokens // most)})"
+            )
+
+
 def _fitting(setting: Setting, profile: Profile, space: Space, longest: int) -> Iterator[Trial | Unfit]:
     try:
         held = check_memory(setting, space.used_share, longest)
     except CapacityError as error:
         yield Unfit(setting, str(error))
         return
-    first = Trial(setting, profile, held, space.acceptance if setting.drafts else 0.0)
+    first = Modelled(setting, profile, held, space.acceptance if setting.drafts else 0.0)
     own = profile.policy
     for chunk in dict.fromkeys(chunk or own.chunk_tokens for chunk in space.chunks):
         for running in dict.fromkeys(running or own.most_running for running in space.running):

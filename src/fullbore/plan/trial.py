@@ -1,21 +1,42 @@
 """One way to run the model, tried at any concurrency; and the most that keeps the limits."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from statistics import fmean
+from typing import Protocol
 
-from fullbore.plan.closed_loop import run
-from fullbore.plan.demand import Demand
+from fullbore.plan.closed_loop import Load, Outcome, run
+from fullbore.plan.demand import REQUESTS_PER_SLOT, Demand
 from fullbore.plan.memory import Memory
-from fullbore.plan.point import accepted_tokens, rate_deviation
+from fullbore.plan.point import rate_deviation
 from fullbore.scenario.metrics import percentile
-from fullbore.steptime.model import Setting, StepTime
-from fullbore.steptime.profiles import Profile
-from fullbore.steptime.step import Z80, Step
+from fullbore.steptime.factors import Deviation
+from fullbore.steptime.model import Setting
+from fullbore.steptime.profiles import Engine
+from fullbore.steptime.step import Z80, Step, StepCost
 
 MOST_IN_FLIGHT = 8192  # far above what one server is asked for; it keeps a search with loose limits short
+
+
+class StepTimes(Protocol):
+    """What steps take, in seconds."""
+
+    def seconds(self, step: Step) -> float: ...
+
+    def of(self, step: Step) -> StepCost: ...
+
+    def floor_s(self, step: Step) -> float: ...
+
+
+class Sized(Protocol):
+    """What the doubt about a load depends on."""
+
+    @property
+    def concurrency(self) -> int: ...
+    @property
+    def input_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -52,28 +73,47 @@ class Best:
     hoped: int
 
 
-class Trial:
+class Trial(ABC):
     """Keeps what was simulated. ``profile``: with the policy that is tried."""
 
-    def __init__(self, setting: Setting, profile: Profile, held: Memory, acceptance: float = 0.0) -> None:
-        self.setting, self.profile, self.held, self.acceptance = setting, profile, held, acceptance
+    gained = 1.0  # tokens of a sequence in a step
+    requests_per_slot = REQUESTS_PER_SLOT
+
+    def __init__(self, setting: Setting, profile: Engine, held: Memory) -> None:
+        self.setting, self.profile, self.held = setting, profile, held
         self._reached: dict[tuple[Demand, int], Reached] = {}
         self._limit: dict[tuple[Demand, float], int] = {}
 
-    @cached_property
-    def model(self) -> StepTime:
-        """Built once: it remembers the times of token counts."""
-        return StepTime(self.setting, self.profile.factors, captured=self.profile.policy.captured)
+    @property
+    @abstractmethod
+    def model(self) -> StepTimes:
+        """What its steps take."""
 
     @property
-    def gained(self) -> float:
-        """Tokens of a sequence in a step."""
-        return accepted_tokens(self.setting.drafts, self.acceptance)
+    def request_s(self) -> float:
+        """Of a request outside of all steps."""
+        return 0.0
+
+    @abstractmethod
+    def flags(self, model: str = "") -> str:
+        """Of ``plan simulate``, which then runs this way. model: where it is not the published one."""
+
+    @abstractmethod
+    def with_policy(self, chunk_tokens: int, most_running: int) -> "Trial":
+        """The same setting with another scheduler's limits."""
+
+    @abstractmethod
+    def changes(self, demand: Demand, limit: int) -> "Iterator[tuple[str, Trial]]":
+        """(what is changed, the way with it): what might be worth having. ``limit``: in flight now."""
+
+    @abstractmethod
+    def deviation(self, load: Sized, decodes: float, context: float) -> Deviation:
+        """How well TPOT and TTFT of ``load`` are known, with so many ``decodes`` in a step on average that
+        each attend to ``context``."""
 
     def __str__(self) -> str:
-        setting = self.setting
+        setting, policy = self.setting, self.profile.policy
         drafts = f", MTP {setting.drafts}" if setting.drafts else ""
-        policy = self.profile.policy
         return (
             f"{setting.layout}, {setting.recipe.name} weights, {setting.cache} KV, chunks of "
             f"{policy.chunk_tokens}, {policy.most_running} running{drafts}"
@@ -103,9 +143,15 @@ class Trial:
             )
         return self._limit[key]
 
+    def settle(self, demand: Demand, limit: int) -> None:
+        """``limit`` is what keeps the limits, found in a better way than ``limit`` does."""
+        self._limit[demand, 0.0] = limit
+
     def best(self, demand: Demand) -> Best:
         """With the range that the model's deviation gives."""
-        return Best(self.limit(demand), self.limit(demand, Z80), self.limit(demand, -Z80))
+        limit = self.limit(demand)
+        sure, hoped = self.limit(demand, Z80), self.limit(demand, -Z80)
+        return Best(limit, min(sure, limit), max(hoped, limit))
 
     def decode_limit(self, demand: Demand) -> int:
         """The most whose step of decodes alone is inside the TPOT: where a search begins, and at least 1."""
@@ -121,18 +167,21 @@ class Trial:
         return self.model.floor_s(self.step(demand, concurrency)) * 1e3 / self.gained
 
     def _simulate(self, demand: Demand, concurrency: int) -> Reached:
-        load, profile = demand.load(concurrency), self.profile
+        load = demand.load(concurrency, self.requests_per_slot)
         seen = run(
             load,
-            profile.policy,
+            self.profile.policy,
             self.model.seconds,
-            profile.factors.request_ms / 1e3,
+            self.request_s,
             self.gained,
             self.held.cache_tokens,
         )
-        wide = profile.deviation_at(concurrency, demand.input_tokens)
+        return self._told(demand, load, seen)
+
+    def _told(self, demand: Demand, load: Load, seen: Outcome) -> Reached:
+        wide = self.deviation(load, seen.decodes, seen.context)
         return Reached(
-            concurrency,
+            load.concurrency,
             figure(seen.tpot_s, demand.limits.percentile) * 1e3,
             figure(seen.ttft_s, demand.limits.percentile) * 1e3,
             seen.output_tokens / seen.duration_s,
@@ -143,13 +192,6 @@ class Trial:
             seen.decodes,
             seen.context,
         )
-
-    def with_policy(self, chunk_tokens: int, most_running: int) -> "Trial":
-        """The same setting with another scheduler's limits."""
-        policy = replace(self.profile.policy, chunk_tokens=chunk_tokens, most_running=most_running)
-        found = Trial(self.setting, replace(self.profile, policy=policy), self.held, self.acceptance)
-        found.__dict__["model"] = self.model  # the step's time knows no policy
-        return found
 
 
 def figure(values: Sequence[float], name: str) -> float:

@@ -3,18 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import cached_property
 
 from fullbore import __version__
 from fullbore.errors import UsageError
-from fullbore.plan.arguments import Way
 from fullbore.plan.composition import composition
 from fullbore.plan.counted import counted
-from fullbore.plan.memory import MOST_CHUNK, Memory, check_memory
-from fullbore.plan.point import accepted_tokens
 from fullbore.plan.simulator import Server as Served
 from fullbore.plan.simulator import simulate
+from fullbore.plan.trial import Trial
 from fullbore.results.identity import Machine, Server, Simulation
 from fullbore.results.result import Result
 from fullbore.scenario.arrival import Arrival, ClosedLoop, OpenLoop
@@ -23,7 +19,6 @@ from fullbore.scenario.prompt import Session
 from fullbore.scenario.protocol import stream_of, usual_count
 from fullbore.scenario.scenario import Scenario
 from fullbore.steptime.factors import Deviation
-from fullbore.steptime.model import StepTime
 from fullbore.steptime.version import model_version
 
 TOOL = f"fullbore plan simulate {__version__}"
@@ -32,43 +27,25 @@ PAGE_SIZE = 16  # tokens, as `fullbore serve` has
 
 @dataclass(frozen=True)
 class VirtualServer:
-    """``scenario`` on ``way``.
+    """``scenario`` on a server that runs as ``trial`` says.
 
     model: its name. served: by the scheduler of ``fullbore serve``, else by the engine's rules in counts.
-    seconds: no request is sent after them; 0: no end.
+    seconds: no request is sent after them; 0: no end. UsageError for what does not go together.
     """
 
-    way: Way
+    trial: Trial
     model: str
     scenario: Scenario
     served: bool
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        setting, scenario = self.way.setting, self.scenario
-        most = setting.config.max_position_embeddings
-        if scenario.most_tokens > most:
-            fitting = Fraction(most, scenario.most_tokens) * scenario.scale
+        drafts = self.trial.setting.drafts
+        if self.served and drafts:
             raise UsageError(
-                f"{scenario.describe()} is up to {scenario.most_tokens} tokens, but {self.model} takes at "
-                f"most {most}; use for instance --scale 1/{math.ceil(1 / fitting)}"
-            )
-        if self.served and setting.drafts:
-            raise UsageError(
-                f"--mtp {setting.drafts}: the scheduler of fullbore serve drafts nothing yet; leave it out, "
+                f"--mtp {drafts}: the scheduler of fullbore serve drafts nothing yet; leave it out, "
                 "or name another engine and --scheduler engine"
             )
-
-    @cached_property
-    def held(self) -> Memory:
-        """CapacityError where one request does not fit."""
-        chunk = min(self.way.profile.policy.chunk_tokens, MOST_CHUNK)
-        return check_memory(self.way.setting, self.way.used_share, self.scenario.most_tokens, chunk)
-
-    @cached_property
-    def step_time(self) -> StepTime:
-        policy = self.way.profile.policy
-        return StepTime(self.way.setting, self.way.profile.factors, captured=policy.captured)
 
     def run(self, arrival: Arrival, number: int = 0, requests: int = 0) -> Result:
         """One load, the ``number``-th of a command. requests: conversations; 0: as many as a bench has."""
@@ -90,16 +67,16 @@ class VirtualServer:
         return replace(result, simulated=self._rests_on(result.figures))
 
     def _served(self, scenario: Scenario, sessions: Sequence[Session]) -> tuple[Record, ...]:
-        policy, arrival = self.way.profile.policy, scenario.arrival
+        policy, arrival = self.trial.profile.policy, scenario.arrival
         server = Served(
-            pages=max(1, self.held.cache_tokens // PAGE_SIZE),
+            pages=max(1, self.trial.held.cache_tokens // PAGE_SIZE),
             page_size=PAGE_SIZE,
             max_num_seqs=policy.most_running,
             max_num_batched_tokens=policy.chunk_tokens,
-            max_model_len=self.way.setting.config.max_position_embeddings,
-            host_s=self.way.profile.factors.request_ms / 1e3,
+            max_model_len=self.trial.setting.config.max_position_embeddings,
+            host_s=self.trial.request_s,
         )
-        seconds = self.step_time.seconds
+        seconds = self.trial.model.seconds
         return simulate(
             sessions,
             server,
@@ -112,22 +89,22 @@ class VirtualServer:
     def _counted(self, arrival: Arrival, sessions: Sequence[Session]) -> tuple[Record, ...]:
         if not isinstance(arrival, ClosedLoop) or arrival.ramp_s or self.seconds:
             raise UsageError(
-                f"the rules of {self.way.profile.title} are known for a closed loop that begins at once and "
-                "runs to its end; for --rate, --ramp, --seconds and traces use --scheduler fullbore"
+                f"the rules of {self.trial.profile.title} are known for a closed loop that begins at once "
+                "and runs to its end; for --rate, --ramp, --seconds and traces use --scheduler fullbore"
             )
         if self.scenario.prompts.shared_tokens:
             raise UsageError(
-                f"scenario {self.scenario.name} shares prompts, and the planner knows no rules of other "
-                "engines' prefix caches; use --scheduler fullbore"
+                f"scenario {self.scenario.name} shares prompts, and the planner knows no rules of "
+                "other engines' prefix caches; use --scheduler fullbore"
             )
         return counted(
             sessions,
             arrival.concurrency,
-            self.way.profile.policy,
-            self.step_time.seconds,
-            self.way.profile.factors.request_ms / 1e3,
-            accepted_tokens(self.way.setting.drafts, self.way.acceptance),
-            self.held.cache_tokens,
+            self.trial.profile.policy,
+            self.trial.model.seconds,
+            self.trial.request_s,
+            self.trial.gained,
+            self.trial.held.cache_tokens,
         )
 
     def _ended_early(self, records: Sequence[Record], sessions: Sequence[Session]) -> str:
@@ -136,15 +113,15 @@ class VirtualServer:
         return f"no request was sent after {self.seconds:g} s" if cut else ""
 
     def _remarks(self, scenario: Scenario) -> list[str]:
-        told = list(self.way.profile.notes)
-        if self.served and self.way.setting.layout.dp > 1:
-            told.append(f"the cache of {self.way.setting.layout.dp} groups is simulated as one")
+        told = list(self.trial.profile.notes)
+        if self.served and self.trial.setting.layout.dp > 1:
+            told.append(f"the cache of {self.trial.setting.layout.dp} groups is simulated as one")
         if scenario.concurrency is None:
             told.append("in an open loop the model's ranges leave out how waiting grows near saturation")
         return told
 
     def _named(self) -> Server:
-        setting, profile, held = self.way.setting, self.way.profile, self.held
+        setting, profile, held = self.trial.setting, self.trial.profile, self.trial.held
         flags = {
             "server": setting.server.name,
             "layout": str(setting.layout),
@@ -167,11 +144,12 @@ class VirtualServer:
         )
 
     def _rests_on(self, got: Figures) -> Simulation:
-        profile = self.way.profile
+        profile = self.trial.profile
         in_flight = got.nominal_concurrency or max(1, round(got.concurrency or 1))
-        wide = profile.deviation_at(in_flight, self.scenario.input_tokens)
+        context = self.scenario.input_tokens + self.scenario.history_tokens + self.scenario.output_tokens / 2
+        wide = self.trial.deviation(_Size(in_flight, self.scenario.input_tokens), in_flight, context)
         return Simulation(
-            hardware=f"{self.way.setting.server.name} {self.way.setting.layout}",
+            hardware=f"{self.trial.setting.server.name}, {self.trial}",
             engine=" ".join(filter(None, (profile.title, profile.epoch))),
             scheduler="the scheduler of fullbore serve" if self.served else "its own rules in counts",
             profile=profile.rests_on,
@@ -179,6 +157,12 @@ class VirtualServer:
             version=model_version(),
             deviation=_deviation(got, wide),
         )
+
+
+@dataclass(frozen=True)
+class _Size:
+    concurrency: int
+    input_tokens: int
 
 
 def _deviation(got: Figures, wide: Deviation) -> dict[str, float]:

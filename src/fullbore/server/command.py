@@ -10,6 +10,7 @@ import msgspec
 
 from fullbore.engine.client import EngineClient
 from fullbore.engine.emulation import LINKS, USUAL_ROUTING, emulation_of
+from fullbore.engine.first_tune import MODES, FirstTune
 from fullbore.engine.options import EngineOptions
 from fullbore.errors import UsageError
 from fullbore.flags import whole_number
@@ -20,7 +21,6 @@ from fullbore.model.weights import add_weights_flag
 from fullbore.ops.setting import KV_CACHE_DTYPES
 from fullbore.scenario.scenario import load_scenario
 from fullbore.server.auth import Keys
-from fullbore.server.first_tune import MODES, FirstTune
 from fullbore.server.limits import Limits
 from fullbore.server.model_folder import model_folder
 from fullbore.server.service import Service, Settings

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fullbore.steptime.step import HOST, Interval, Step, StepCost, pairs
+from fullbore.steptime.step import ACTIVATIONS, HOST, Interval, Step, StepCost, pairs
 
 # Which tokens of a step an operator sees.
 TOKENS, SAMPLED, DECODES, CHUNKS = "tokens", "sampled", "decodes", "chunks"
@@ -25,7 +25,8 @@ _MOST_KEPT = 50_000  # times by token counts; chunks of prompts come in any size
 
 @dataclass(frozen=True)
 class Reading:
-    """One call as it was timed, in microseconds: median and quartiles, and the floor of that minute."""
+    """One call as it was timed, in microseconds: median and quartiles, and the floor of that minute. warm_us:
+    with weights in a cache; 0 where that is not known."""
 
     tokens: int
     context: int
@@ -33,6 +34,7 @@ class Reading:
     low_us: float
     high_us: float
     floor_us: float
+    warm_us: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class Known:
 class OperatorTimes:
     """One operator at one shape, ``uses`` times in the network, on ``sees`` of a step's tokens.
 
-    floor_us(tokens, context): of the roofline at the present ceilings. readings: at least one. cold: what it
-    reads is in no cache, so that a reading under its floor says that memory was faster then than when it was
-    probed, and not that this operator needs less.
+    floor_us(tokens, context): of the roofline at the present ceilings. kind(tokens, context): what that floor
+    is made of (see ``step.py``). readings: at least one. cold: what it reads is in no cache, so that a
+    reading under its floor says that memory was faster then than when it was probed, and not that this
+    operator needs less.
     """
 
     operator: str
@@ -57,6 +60,7 @@ class OperatorTimes:
     sees: str
     readings: tuple[Reading, ...]
     floor_us: Callable[[int, int], float]
+    kind: Callable[[int, int], str] = lambda tokens, context: ACTIVATIONS
     cold: bool = False
 
     def of(self, tokens: int, context: int) -> Known:
@@ -69,16 +73,28 @@ class OperatorTimes:
         return Known(math.exp(multiple) * self.floor_us(tokens, context), deviation)
 
     def _multiple(self, reading: Reading) -> tuple[float, float]:
-        """Logarithm of time over floor at the present ceilings, and its deviation.
-
-        What the floor explains of a time changes with the ceilings, the rest stays as it was.
-        """
+        """Logarithm of time over floor at the present ceilings, and its deviation."""
         now = self.floor_us(reading.tokens, reading.context)
-        explained = min(1.0, reading.floor_us / reading.us)
-        us = reading.us * (1 + explained * (now / reading.floor_us - 1))
+        us = _moved(reading, now)
         spread = math.log(max(reading.high_us, reading.us) / max(min(reading.low_us, reading.us), 1e-9))
         multiple = max(us / now, 1.0) if self.cold else us / now
         return math.log(multiple), spread / (2 * _QUARTILE)
+
+
+def _moved(reading: Reading, now_us: float) -> float:
+    """The time of a reading where its floor is ``now_us``.
+
+    What is computed takes as long as with warm weights, and what is read as long as the floor; a share of the
+    shorter is hidden behind the longer, the same share now as then. Where the warm time is not known, nothing
+    is: what the floor explains of a time follows the floor, the rest stays as it was.
+    """
+    then = min(reading.floor_us, reading.us)
+    computed = min(reading.warm_us or reading.us - then, reading.us)
+    shorter, longer = sorted((then, computed))
+    shown = min(1.0, (reading.us - longer) / shorter) if shorter > 0 else 0.0
+    now = then * now_us / reading.floor_us
+    rest = max(0.0, reading.us - longer - shown * shorter)
+    return max(now, computed) + shown * min(now, computed) + rest
 
 
 def _between(known: dict[int, tuple[float, float]], at: int) -> tuple[float, float]:
@@ -146,18 +162,26 @@ class MeasuredStepTime:
         return us * 1e-6
 
     def of(self, step: Step) -> StepCost:
-        """The time of ``step`` with its interval, and what each operator takes of it."""
+        """The time of ``step`` with its interval, and what it is spent on."""
         terms: dict[str, float] = {}
         wide_us = 0.0  # errors of one minute are those of one machine: they add up
         for times, calls, tokens, context in self._calls(step):
-            known = times.of(tokens, context)
+            known, kind = times.of(tokens, context), times.kind(tokens, context)
             us = times.uses * calls * known.us
-            terms[times.operator] = terms.get(times.operator, 0.0) + us * 1e-6
+            terms[kind] = terms.get(kind, 0.0) + us * 1e-6
             wide_us += us * known.deviation
         terms[HOST] = self.host.us(_rows(step), step.sampled) * 1e-6 if terms else 0.0
         seconds = sum(terms.values())
         deviation = wide_us * 1e-6 / seconds if seconds else 0.0
         return StepCost(Interval.spread(seconds, deviation), terms)
+
+    def operators_s(self, step: Step) -> dict[str, float]:
+        """What each operator takes of ``step``, by name; the host's share is not in it."""
+        taken: dict[str, float] = {}
+        for times, calls, tokens, context in self._calls(step):
+            us = times.uses * calls * times.of(tokens, context).us
+            taken[times.operator] = taken.get(times.operator, 0.0) + us * 1e-6
+        return taken
 
     def floor_s(self, step: Step) -> float:
         """The sum of the operators' floors at the present ceilings."""

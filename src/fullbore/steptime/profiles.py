@@ -42,20 +42,26 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Profile:
-    """basis: where rows of this engine are from: fitted (this device), architecture (another device of it),
-    vendor (another architecture), or assumed (there are none).
-    """
+class Engine:
+    """An engine as it schedules, and what is known of it. basis: where its figures are from."""
 
     engine: str
     title: str
     epoch: str
     policy: Policy
-    factors: Factors
-    deviation: Deviation
     basis: str
     rests_on: str  # in a sentence
     notes: tuple[str, ...]  # what the user should know about the choice
+
+
+@dataclass(frozen=True)
+class Profile(Engine):
+    """basis: where rows of this engine are from: fitted (this device), architecture (another device of it),
+    vendor (another architecture), or assumed (there are none).
+    """
+
+    factors: Factors
+    deviation: Deviation
     doubling: Deviation  # for each doubling of a load beyond the rows
     concurrency: tuple[int, int] | None = None  # of the rows, least and most; None where there are none
     input_tokens: tuple[int, int] | None = None

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from fullbore.hardware.limits import usable_cores
-    from fullbore.tune.probes import probes
+    from fullbore.kernels.probes import probes
 
     device = find_device(args.device)
     torch.set_num_threads(usable_cores())

@@ -36,7 +36,9 @@ class Mode:
 
 
 QUICK = Mode("quick", (1, 8, 64, 512), (), Effort(0.5, 5, REPEATS - 1, hopeless=4.0), 40.0)
-THOROUGH = Mode("thorough", LADDER, (64, 512, 4096), Effort(2.0, REPEATS, 300), float("inf"), 512, True)
+THOROUGH = Mode(
+    "thorough", LADDER, (64, 512, 4096), Effort(0.5, REPEATS, 300, hopeless=4.0), float("inf"), 512, True
+)
 MODES = {mode.name: mode for mode in (QUICK, THOROUGH)}
 
 

@@ -1,9 +1,9 @@
 """One run of ``fullbore tune``: what is measured for a model, with a bar, and what came of it."""
 
-import os
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -12,8 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from fullbore.hardware.accelerator import accelerators
 from fullbore.hardware.cpu import last_level_cache_bytes
 from fullbore.hardware.device import CPU, Device
-from fullbore.hardware.limits import free_memory_bytes
+from fullbore.hardware.limits import busy_load, free_memory_bytes
 from fullbore.kernels.catalogue import CATALOGUE
+from fullbore.kernels.probes import probes
 from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import load_config
 from fullbore.model.convert import Converted
@@ -32,10 +33,11 @@ from fullbore.screen import console
 from fullbore.tune.device_probes import device_probes
 from fullbore.tune.graphs import CudaStream, GraphTimer
 from fullbore.tune.points import QUICK, THOROUGH
-from fullbore.tune.probes import probes
 from fullbore.tune.table import choices_table
+from fullbore.tune.timing import ClockTimer
 from fullbore.tune.tuner import Bench, Tuner
 
+MOST_SWEPT_BYTES = 8 << 20  # between two operators; nothing that is near the cores outlives it
 WEIGHTS_SHARE = 8  # of the free memory, what drawn weights may take: they are drawn, packed and copied
 
 
@@ -103,7 +105,9 @@ class Session:
         """Of the device. Triton's interpreter runs on the CPU, whose clock tells nothing of a GPU."""
         free = min(free_memory_bytes(), self.device.free_bytes()) // WEIGHTS_SHARE
         if self.device.place == "cpu":
-            return Bench(probes(), last_level_cache_bytes(), free)
+            found = probes()
+            sweep = partial(found.sweep, min(MOST_SWEPT_BYTES, self.work.bytes // self.work.calls))
+            return Bench(found, last_level_cache_bytes(), free, ClockTimer(sweep=sweep))
         stream = CudaStream()
         return Bench(
             device_probes(stream), accelerators()[0].cache_bytes, free, GraphTimer(stream),
@@ -150,8 +154,8 @@ def _machine(setting: Setting) -> str:
 
 def _busy(threads: int) -> str:
     """A warning where other programs have the cores; "" on an idle machine."""
-    load = os.getloadavg()[0]
-    if load < max(1.0, 0.5 * threads):
+    load = busy_load(threads)
+    if not load:
         return ""
     return (
         f"this machine is busy (load {load:.1f} on {threads} cores): times scatter, and choices may be wrong "

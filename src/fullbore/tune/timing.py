@@ -3,7 +3,9 @@
 - Weights are as cold as in service: each call takes the next of several packed copies, which together exceed
   twice the last-level cache, or the whole model where that is smaller.
 - Candidates take turns (A B A B ...), so that a machine that drifts drifts for all of them.
-- A call too short for the clock is repeated within one reading.
+- Between two readings the nearest caches are swept, as other operators' weights do in a step: what is as
+  short as a norm then takes up to twice as long, its Python included.
+- Where nothing is swept, a call too short for the clock is repeated within one reading.
 
 How one reading is made is a ``Timer``'s: here by a clock, on a GPU within a graph (``graphs.py``).
 """
@@ -80,17 +82,27 @@ class Timer(Protocol):
 
 @dataclass(frozen=True)
 class ClockTimer:
-    """For kernels that have computed when they return."""
+    """For kernels that have computed when they return. ``sweep``: done before each reading, which is of one
+    call then."""
 
     clock: Clock = time.perf_counter
+    sweep: Call | None = None
 
     def now(self) -> float:
         return self.clock()
 
     def warm(self, call: Call, period: int) -> Warm:
         seconds = _warm(call, self.clock)
-        loops = max(1, min(MOST_LOOPS, round(SHORTEST_S / max(seconds, 1e-9))))
-        return Warm(seconds, lambda: _reading(call, loops, self.clock) / loops)
+        sweep = self.sweep
+        if sweep is None:
+            loops = max(1, min(MOST_LOOPS, round(SHORTEST_S / max(seconds, 1e-9))))
+            return Warm(seconds, lambda: _reading(call, loops, self.clock) / loops)
+
+        def swept() -> float:
+            sweep()
+            return _reading(call, 1, self.clock)
+
+        return Warm(seconds, swept)
 
     def steady(self) -> AbstractContextManager[object]:
         return pinned()

@@ -23,6 +23,7 @@ from fullbore.tune.gate import Gate
 from fullbore.tune.graphs import Stream
 from fullbore.tune.points import Inputs, Mode, Point, points, timed_sizes
 from fullbore.tune.timing import ClockTimer, Effort, Rotation, Spread, Timer, compare, copies_needed
+from fullbore.tune.warm import Warm
 
 MOST_COPIES = 256  # of one matrix; beyond that packing takes longer than timing
 
@@ -153,6 +154,7 @@ class Tuner:
         fixed = timed_sizes(self.work, job, self.bench.most_bytes)
         here, uses = Subject.of(job, fixed), sum(n for group, n in self.work.groups.items() if job in group)
         inputs: Inputs | None = None
+        warm: Warm | None = None
         packs: list[list[Any]] = []
         for place, point in enumerate(at):
             late = inputs is not None and self.bench.timer.now() > until
@@ -163,11 +165,18 @@ class Tuner:
                     ceiling = self._ceiling()
                     inputs = Inputs(job, fixed, self.bench.place)
                     packs = [self._copies(kernel(job.dtype), inputs.weights) for kernel in kernels]
+                # Memory changes its speed within seconds, arithmetic seldom.
+                ceiling = replace(ceiling, read=self.bench.probes.read())
                 spreads = self._compare(job, kernels, packs, inputs, point, uses, effort)
+                if self.bench.place == "cpu":
+                    warm = warm or Warm(job, self.work, self.bench.cache_bytes, self.bench.timer.now)
                 self._keep(
-                    self._timing(here, kernel, point, spread, packed_bytes(pack[0]), fixed, ceiling)
+                    self._timing(
+                        here, kernel, point, spread, packed_bytes(pack[0]), fixed, ceiling,
+                        warm.median_us(kernel, point) if warm and spread.repeats >= effort.least else 0.0,
+                    )
                     for kernel, spread, pack in zip(kernels, spreads, packs, strict=True)
-                )
+                )  # fmt: skip
             yield
 
     def _compare(
@@ -205,6 +214,7 @@ class Tuner:
         packed: int,
         fixed: Shape,
         ceiling: Ceiling,
+        warm_us: float,
     ) -> Timing:
         operator = OPERATORS[here.operator]
         cost = operator.cost(
@@ -215,7 +225,7 @@ class Tuner:
             here, kernel.name, kernel_code(kernel), point.tokens, point.context, spread.repeats,
             self.bench.now(), spread.median_us, spread.low_us, spread.high_us,
             ceiling.floor_us(cost.flops, cost.bytes, arithmetic),
-            ceiling.bound(cost.flops, cost.bytes, arithmetic), packed,
+            ceiling.bound(cost.flops, cost.bytes, arithmetic), packed, warm_us,
         )  # fmt: skip
 
     def _keep(self, records: Iterable[Record]) -> None:

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from fullbore import flags
+from fullbore.engine.first_tune import FirstTune
 from fullbore.engine.options import EngineOptions
 from fullbore.ops.setting import Setting, model_digest
 from fullbore.ops.sources import source_code
 from fullbore.ops.times import Covered
-from fullbore.server.first_tune import FirstTune
 from fullbore.tune import command
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 from ctypes import c_double, c_int64, c_void_p
+from itertools import cycle
 
 import torch
 
@@ -9,6 +10,7 @@ from fullbore.hardware.ceiling import ARITHMETICS, Probes, torch_probes
 
 _READ_BYTES = 512 << 20  # far beyond any last-level cache
 _PAGE = 4096
+_STRIDE_BYTES = 16 << 20  # from one sweep to the next: what one leaves in a cache is not read again
 _REPEATS = 3
 
 
@@ -37,7 +39,12 @@ def probes() -> Probes:
             return flops("float32")  # which bfloat16 is widened to
         return 1e9 * found or None
 
-    return Probes(read_bytes, flops)
+    turns = cycle(range(memory.data_ptr(), memory.data_ptr() + _READ_BYTES // 2, _STRIDE_BYTES))
+
+    def sweep(bytes: int) -> None:
+        read(native.pool, next(turns), min(bytes, _READ_BYTES // 2))
+
+    return Probes(read_bytes, flops, sweep=sweep)
 
 
 def _page(memory: torch.Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Kernels are measured before a model is served here for the first time.
+"""Kernels are measured before a model is served or planned for here for the first time.
 
 The tuner is a process of its own, like the engine: torch and its threads stay out of this one, it draws its
 own bar, and whatever becomes of it, the server starts.
@@ -22,16 +22,18 @@ from fullbore.ops.setting import Setting, kv_bits
 PROGRAM = (sys.executable, "-P", "-m", "fullbore", "tune")
 MODES = ("auto", "off", "quick", "thorough")
 _END_S = 5.0  # for the tuner to keep its last record
-log = logging.getLogger("fullbore.server")
+log = logging.getLogger("fullbore.engine")
 
 
 @dataclass(frozen=True)
 class FirstTune:
     """``mode``: auto (quick, where this model's kernels were never measured here), off, quick or thorough
-    (which measure what is missing)."""
+    (which measure what is missing). ``every``: also kernels without a rival, whose times choose nothing and
+    are part of a step."""
 
     mode: str
     options: EngineOptions
+    every: bool = False
 
     def needed(self) -> bool:
         """Looks at the table of times alone; imports nothing heavy."""
@@ -78,7 +80,7 @@ class FirstTune:
         words = [options.model, "--quiet", "--scenario", options.scenario, "--dtype", options.dtype]
         words += ["--weights", options.weights, "--device", options.device]
         words += ["--kv-cache-dtype", options.kv_cache_dtype]
-        words += ["--thorough"] if self.mode == "thorough" else ["--only-choices"]
+        words += ["--thorough"] if self.mode == "thorough" else [] if self.every else ["--only-choices"]
         for flag, value in (("--concurrency", options.concurrency), ("--threads", options.threads)):
             words += [flag, str(value)] if value else []
         return words
