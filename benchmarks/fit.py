@@ -62,7 +62,8 @@ PRIORS: Mapping[str, Prior] = {
     "eager_us": Prior(1200.0, 1800.0, 0.4, 0.2),
     "row_us": Prior(5.0, 5.0, 0.5, 0.2),
     "step_us": Prior(300.0, 300.0, 0.5, 0.2),
-    "request_ms": Prior(120.0, 180.0, 0.3, 0.2),
+    "request_ms": Prior(25.0, 25.0, 0.4, 0.2),
+    "cold_ms": Prior(1000.0, 1000.0, 0.6, 0.4),
 }
 # Medians of a part other than 1. TensorRT-LLM against SGLang in the operator times on H200, experts in tp8:
 # 46 us more at 16 tokens, and 0.5 us more for each further token. CDNA4 has no rows: half as many I/O dies as
@@ -177,7 +178,13 @@ def predict(row: Row, factors: Factors) -> tuple[float, float]:
     setting = Setting(
         DEEPSEEK, find_server(row.server), parse_layout(row.layout), find_recipe(row.weights), row.kv
     )
-    seen = run(row.load, policy, StepTime(setting, factors).seconds, factors.request_ms / 1e3)
+    seen = run(
+        row.load,
+        policy.over(setting.layout.dp),
+        StepTime(setting, factors).seconds,
+        factors.request_ms / 1e3,
+        cold_s=factors.cold_ms / 1e3,
+    )
     return float(np.mean(seen.tpot_s)) * 1e3, float(np.mean(seen.ttft_s)) * 1e3
 
 

@@ -63,8 +63,9 @@ class _Loop:
         request_s: float,
         accepted: float,
         cache_tokens: float,
+        cold_s: float,
     ) -> None:
-        self.load, self.policy, self.seconds = load, policy, seconds
+        self.load, self.policy, self.seconds, self.cold_s = load, policy, seconds, cold_s
         self.poll = policy.poll_steps(load.concurrency)
         # Half of a request's time outside the engine lies before its queue, half behind its tokens.
         self.half_s = request_s / 2
@@ -78,7 +79,7 @@ class _Loop:
         self.waiting: deque[list[int]] = deque()  # request, prompt tokens computed
         self.ending: list[tuple[int, int]] = []  # heap: decode step after which it ends, request
         self.now_s = self.prefill_s = self.busy_s = 0.0
-        self.steps = 0
+        self.steps = self.ended = 0
         self.context = 0.0
         self.reserved = 0.0  # cache tokens of all that were admitted
         self.unread = self.poll  # decode steps since the last look at new requests
@@ -125,12 +126,14 @@ class _Loop:
 
     def _chunks(self) -> tuple[list[tuple[int, int]], list[int]]:
         """(new, before) of the prompts' chunks in the next step, and the requests whose prompt they end."""
-        room = self.policy.chunk_tokens - (len(self.ending) if self.policy.mixed else 0)
+        room = self.policy.room_tokens(self.load.input_tokens, len(self.ending))
         chunks: list[tuple[int, int]] = []
         ready: list[int] = []
         while self.waiting and room > 0 and len(self.ending) + len(ready) < self.policy.most_running:
             entry = self.waiting[0]
             prompt = self.lengths[entry[0]][0]
+            if self.policy.whole and prompt > room:
+                break
             if entry[1] == 0:
                 needed = self._needed(entry[0])
                 if (self.ending or ready) and self.reserved + needed > self.cache_tokens:
@@ -156,6 +159,8 @@ class _Loop:
                 len(ready) + running,
             )
         )
+        if len(chunks) > 1 and not self.ended:
+            cost_s += self.cold_s
         self._advance(cost_s)
         self.prefill_s += cost_s
         self.unread = self.poll  # engines look again after every prompt
@@ -207,6 +212,7 @@ class _Loop:
     def _finish(self) -> None:
         while self.ending and self.ending[0][0] <= self.steps:
             _, request = heappop(self.ending)
+            self.ended += 1
             prompt, answer = self.lengths[request]
             self.context = max(0.0, self.context - prompt - answer + 1) if self.ending else 0.0
             self.reserved -= self._needed(request)
@@ -221,10 +227,12 @@ def run(
     request_s: float = 0.0,
     accepted: float = 1.0,
     cache_tokens: float = math.inf,
+    cold_s: float = 0.0,
 ) -> Outcome:
     """``load`` under ``policy``. seconds: of a step. request_s: of a request outside of all steps.
 
     accepted: tokens that a sequence gains in a step (above 1 with MTP). cache_tokens: what fits at once;
-    requests beyond it wait.
+    requests beyond it wait. cold_s: by which steps of several prompts are slower until the first request
+    has ended, on a server that has answered one request before; 0 for one that is in service.
     """
-    return _Loop(load, policy, seconds, request_s, accepted, cache_tokens).run()
+    return _Loop(load, policy, seconds, request_s, accepted, cache_tokens, cold_s).run()

@@ -62,7 +62,13 @@ def predict(
     held = check_memory(setting, used_share, request, chunk)
     gained = accepted_tokens(setting.drafts, acceptance)
     seen = run(
-        load, profile.policy, model.seconds, profile.factors.request_ms / 1e3, gained, held.cache_tokens
+        load,
+        profile.policy.over(setting.layout.dp),
+        model.seconds,
+        profile.factors.request_ms / 1e3,
+        gained,
+        held.cache_tokens,
+        profile.factors.cold_ms / 1e3,
     )
     step = Step(max(1, round(seen.decodes)), seen.decodes * seen.context, 0, 0.0, max(1, round(seen.decodes)))
     cost = model.of(step)

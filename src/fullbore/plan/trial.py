@@ -125,7 +125,7 @@ class Trial:
         load, profile = demand.load(concurrency), self.profile
         seen = run(
             load,
-            profile.policy,
+            profile.policy.over(self.setting.layout.dp),
             self.model.seconds,
             profile.factors.request_ms / 1e3,
             self.gained,

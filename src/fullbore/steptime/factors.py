@@ -13,6 +13,8 @@ class Factors:
     eager_us: host time a layer, where a step is not replayed from a graph. hop_us: latency of an exchange.
     row_us: host time for each sampled row. step_us: host time of each step.
     request_ms: a request's time outside of all steps (HTTP, tokeniser, queues between processes, client).
+    cold_ms: what a step of several prompts takes longer while a server has run none such before (kernels
+    compiled or chosen for a new shape, memory asked for): the first wave of a benchmark pays it.
     tile: rows that an expert's tile is padded to.
     """
 
@@ -27,6 +29,7 @@ class Factors:
     row_us: float
     step_us: float
     request_ms: float
+    cold_ms: float
     tile: int
 
 

@@ -6,7 +6,7 @@
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ class Policy:
     """How an engine's scheduler chooses. chunk_tokens: prompt tokens in one step. most_running: sequences.
 
     mixed: decodes run beside prompt chunks (in-flight batching); otherwise they wait while prompts run.
+    whole: a prompt is never cut, and a step has room for the longest one beside all decodes.
+    each: both limits are those of each attention group, which fills its steps by itself.
     reserved: share of its answer that a request must find room for when it is admitted.
     polls: (concurrency from which it holds, decode steps between two looks at new requests), ascending.
     """
@@ -33,6 +35,22 @@ class Policy:
     mixed: bool
     reserved: float = 1.0
     polls: tuple[tuple[int, int], ...] = ((1, 1),)
+    whole: bool = False
+    each: bool = False
+
+    def over(self, groups: int) -> "Policy":
+        """The limits of all attention groups together."""
+        if not self.each or groups == 1:
+            return self
+        return replace(
+            self, chunk_tokens=self.chunk_tokens * groups, most_running=self.most_running * groups
+        )
+
+    def room_tokens(self, prompt_tokens: int, running: int) -> int:
+        """For prompts in a step beside ``running`` decodes, when the longest prompt has so many tokens."""
+        if self.whole:
+            return max(self.chunk_tokens - running, prompt_tokens)
+        return self.chunk_tokens - (running if self.mixed else 0)
 
     def poll_steps(self, concurrency: int) -> int:
         """What holds at this concurrency."""
@@ -73,8 +91,8 @@ def policy_of(engine: str, architecture: str) -> Policy:
     """The scheduler's rules of an engine, by its profile's name."""
     table = _read("engines.toml")[engine]
     values = {**table, **table.get(architecture, {})}
-    polls = tuple((start, steps) for start, steps in values["polls"])
-    return Policy(values["chunk_tokens"], values["most_running"], values["mixed"], values["reserved"], polls)
+    values["polls"] = tuple((start, steps) for start, steps in values["polls"])
+    return Policy(**{field.name: values[field.name] for field in fields(Policy)})
 
 
 def split_engine(text: str) -> tuple[str, str]:
