@@ -66,7 +66,9 @@ class _Loop:
         cold_s: float,
     ) -> None:
         self.load, self.policy, self.seconds, self.cold_s = load, policy, seconds, cold_s
-        self.poll = policy.poll_steps(load.concurrency)
+        held = policy.hold_steps > 1
+        self.poll = policy.hold_steps if held else policy.poll_steps(load.concurrency)
+        self.soon = 0 if held else self.poll  # engines that hold nothing look again after every prompt
         # Half of a request's time outside the engine lies before its queue, half behind its tokens.
         self.half_s = request_s / 2
         self.accepted, self.cache_tokens = accepted, cache_tokens
@@ -163,7 +165,7 @@ class _Loop:
             cost_s += self.cold_s
         self._advance(cost_s)
         self.prefill_s += cost_s
-        self.unread = self.poll  # engines look again after every prompt
+        self.unread = self.soon
         if running:
             self.row_steps += running
             self.context_steps += self.context

@@ -22,7 +22,7 @@ from fullbore.plan.staffing import INSIDE
 from fullbore.scenario.scenario import PERCENTILES, load_scenario, scenario_names
 from fullbore.steptime.layout import check_layout, parse_layout
 from fullbore.steptime.network import CACHE_BYTES, RECIPES, find_recipe
-from fullbore.steptime.profiles import find_profile
+from fullbore.steptime.profiles import engine_names, find_profile
 
 _SCENARIOS = ("dialog", "code")
 _SHARES = (0.05, 0.1, 0.2)
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     known = ", ".join(device.name for device in catalogue())
     add("--server", metavar="NxDEVICE", help=f"such as 8xMI300X; devices: {known}")
-    add("--engine", default="fullbore", metavar="NAME[@VERSION]", help="fullbore, sglang or trtllm")
+    add("--engine", default="fullbore", metavar="NAME[@VERSION]", help=", ".join(engine_names()))
     add("--config", default=DEEPSEEK_V3, metavar="NAME|FILE", help="the model (default %(default)s)")
     add("--json", action="store_true", help="print one JSON object")
     asked = parser.add_argument_group("what is asked of it")

@@ -45,6 +45,7 @@ def launch(engine: str, trial: Trial, running: int, model: str = MODEL) -> Launc
     parts += [table["ep"]] if layout.ep > 1 else []
     parts += [table[name] for name in ("kv", "chunk", "running", "memory") if name in table]
     groups = layout.dp if table.get("per_group") else 1
+    policy = trial.profile.policy.over(layout.dp)
     values = {
         "model": model,
         "devices": layout.devices,
@@ -52,8 +53,8 @@ def launch(engine: str, trial: Trial, running: int, model: str = MODEL) -> Launc
         "dp": layout.dp,
         "ep": layout.ep,
         "kv": table["kv_names"][setting.cache],
-        "chunk": -(-trial.profile.policy.chunk_tokens // groups),
-        "running": -(-min(running, trial.profile.policy.most_running) // groups),
+        "chunk": -(-policy.chunk_tokens // groups),
+        "running": -(-min(running, policy.most_running) // groups),
         "memory": trial.held.used_share,
     }
     return Launch(engine, " ".join(parts).format_map(values), table["source"], tuple(notes))

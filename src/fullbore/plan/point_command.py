@@ -19,7 +19,7 @@ from fullbore.scenario.lengths import MOST_TOKENS
 from fullbore.steptime.layout import Layout, parse_layout
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import CACHE_BYTES, RECIPES, find_recipe
-from fullbore.steptime.profiles import find_profile
+from fullbore.steptime.profiles import engine_names, find_profile
 
 REQUESTS_PER_SLOT = 10  # as in InferenceX; ramp and drain are in every figure
 MOST_REQUESTS = 1_000_000
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="more devices and servers, as fullbore inspect machine --write makes them",
     )
-    add("--engine", default="fullbore", metavar="NAME[@VERSION]", help="fullbore, sglang or trtllm")
+    add("--engine", default="fullbore", metavar="NAME[@VERSION]", help=", ".join(engine_names()))
     add("--config", default=DEEPSEEK_V3, metavar="NAME|FILE", help="the model (default %(default)s)")
     add("--weights", default="fp8", metavar="FORMAT", help=f"{', '.join(RECIPES)} (default %(default)s)")
     add(

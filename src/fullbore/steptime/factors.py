@@ -7,7 +7,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Factors:
     """memory, attention: share of the peak bandwidth reached when weights, or cached latents, are read.
-    gemm: share of the dense peak reached by large products. link: share of the link's bandwidth.
+    gemm: share of the dense peak reached by large products; experts: by those of the routed experts, with
+    permuting, activations and weighted sums around them; fp4: the same in FP4, whose scales the units know
+    by themselves. link: share of the link's bandwidth.
     passes: how often activations go through memory, over the least count.
     layer_us: time of a layer's kernels that no byte and no product explains (launches, ramps, small kernels).
     eager_us: host time a layer, where a step is not replayed from a graph. hop_us: latency of an exchange.
@@ -21,6 +23,8 @@ class Factors:
     memory: float
     attention: float
     gemm: float
+    experts: float
+    fp4: float
     link: float
     passes: float
     layer_us: float

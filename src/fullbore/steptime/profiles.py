@@ -26,6 +26,8 @@ class Policy:
     mixed: decodes run beside prompt chunks (in-flight batching); otherwise they wait while prompts run.
     whole: a prompt is never cut, and a step has room for the longest one beside all decodes.
     each: both limits are those of each attention group, which fills its steps by itself.
+    hold_steps: how long new prompts wait for others where there are several groups, so that none computes
+    a prompt while the rest idles.
     reserved: share of its answer that a request must find room for when it is admitted.
     polls: (concurrency from which it holds, decode steps between two looks at new requests), ascending.
     """
@@ -37,14 +39,14 @@ class Policy:
     polls: tuple[tuple[int, int], ...] = ((1, 1),)
     whole: bool = False
     each: bool = False
+    hold_steps: int = 1
 
     def over(self, groups: int) -> "Policy":
-        """The limits of all attention groups together."""
-        if not self.each or groups == 1:
-            return self
-        return replace(
-            self, chunk_tokens=self.chunk_tokens * groups, most_running=self.most_running * groups
-        )
+        """The limits of all attention groups together; with one group nothing is held."""
+        if groups == 1:
+            return replace(self, hold_steps=1)
+        times = groups if self.each else 1
+        return replace(self, chunk_tokens=self.chunk_tokens * times, most_running=self.most_running * times)
 
     def room_tokens(self, prompt_tokens: int, running: int) -> int:
         """For prompts in a step beside ``running`` decodes, when the longest prompt has so many tokens."""
