@@ -61,7 +61,7 @@ PRIORS: Mapping[str, Prior] = {
     "link": Prior(0.6, 0.6, 0.15, 0.1, software=False),
     "hop_us": Prior(6.0, 15.0, 0.3, 0.15, software=False),
     "gemm": Prior(0.45, 0.25, 0.2, 0.15),
-    "experts": Prior(0.17, 0.12, 0.2, 0.3),
+    "experts": Prior(0.19, 0.12, 0.2, 0.3),
     "fp4": Prior(0.13, 0.1, 0.2, 0.2),
     "passes": Prior(2.5, 4.0, 0.15, 0.1),
     "layer_us": Prior(100.0, 230.0, 0.3, 0.15),
@@ -69,7 +69,7 @@ PRIORS: Mapping[str, Prior] = {
     "row_us": Prior(5.0, 5.0, 0.5, 0.2),
     "step_us": Prior(300.0, 300.0, 0.5, 0.2),
     "request_ms": Prior(25.0, 25.0, 0.4, 0.2),
-    "cold_ms": Prior(1000.0, 1000.0, 0.6, 0.4),
+    "cold_ms": Prior(1000.0, 2500.0, 0.6, 0.4),
 }
 # Medians of a part other than 1. TensorRT-LLM against SGLang in the operator times on H200, experts in tp8:
 # 46 us more at 16 tokens, and 0.5 us more for each further token. CDNA4 has no rows: half as many I/O dies as
@@ -78,6 +78,8 @@ PRIORS: Mapping[str, Prior] = {
 PARTS: Mapping[Key, float] = {
     ("layer_us", "trtllm@hopper"): 1.45,
     ("experts", "trtllm@hopper"): 0.4,
+    ("experts", "blackwell"): 0.7,
+    ("cold_ms", "blackwell"): 0.4,
     ("memory", "cdna4"): 1.1,
     ("hop_us", "cdna4"): 0.8,
     ("layer_us", "cdna4"): 0.7,

@@ -131,7 +131,10 @@ class Trial:
             self.gained,
             self.held.cache_tokens,
         )
-        wide = profile.deviation_at(concurrency, demand.input_tokens)
+        setting = self.setting
+        wide = profile.deviation_at(
+            concurrency, demand.input_tokens, setting.recipe.name, setting.layout
+        )
         return Reached(
             concurrency,
             figure(seen.tpot_s, demand.limits.percentile) * 1e3,

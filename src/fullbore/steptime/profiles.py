@@ -14,6 +14,7 @@ from typing import Any
 from fullbore.errors import UsageError, did_you_mean
 from fullbore.hardware.catalogue import Device
 from fullbore.steptime.factors import Deviation, Factors
+from fullbore.steptime.layout import Layout
 
 _HERE = Path(__file__).parent
 _ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "trt": "trtllm"}
@@ -77,11 +78,18 @@ class Profile:
     doubling: Deviation  # for each doubling of a load beyond the rows
     concurrency: tuple[int, int] | None = None  # of the rows, least and most; None where there are none
     input_tokens: tuple[int, int] | None = None
+    unmeasured: Deviation = Deviation(0.0, 0.0)  # for each of the two that no row has:
+    weights: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = ()  # without their sizes
 
-    def deviation_at(self, concurrency: int, input_tokens: int) -> Deviation:
-        """``deviation``, wider the further a load is from the rows."""
+    def deviation_at(self, concurrency: int, input_tokens: int, weights: str, layout: Layout) -> Deviation:
+        """``deviation``, wider the further a load is from the rows, and for what none of them has."""
         far = _doublings(concurrency, self.concurrency) + _doublings(input_tokens, self.input_tokens)
-        return self.deviation.combined(Deviation(far * self.doubling.step, far * self.doubling.ttft))
+        wide = self.deviation.combined(Deviation(far * self.doubling.step, far * self.doubling.ttft))
+        for name, seen in ((weights, self.weights), (_kind(str(layout)), self.layouts)):
+            if seen and name not in seen:  # an interval that was assumed knows of neither
+                wide = wide.combined(self.unmeasured)
+        return wide
 
 
 def engine_names() -> list[str]:
@@ -152,7 +160,9 @@ def find_profile(text: str, device: Device) -> Profile:
         rests_on=rests_on,
         notes=tuple(notes),
         doubling=deviations["doubling"],
-        **{name: tuple(entry[name]) for name in ("concurrency", "input_tokens") if name in entry},
+        unmeasured=deviations["unmeasured"],
+        layouts=tuple(_kind(name) for name in entry.get("layout", ())),
+        **{name: tuple(entry[name]) for name in ("concurrency", "input_tokens", "weights") if name in entry},
     )
 
 
@@ -162,6 +172,11 @@ def _basis(entry: Mapping[str, Any], device: Device) -> str:
     if entry["devices"]:
         return "architecture"
     return "vendor" if entry["rows"] else "assumed"
+
+
+def _kind(layout: str) -> str:
+    """``tpep`` of ``tp8ep8``: how work is divided, whatever the sizes."""
+    return "".join(letter for letter in layout if letter.isalpha())
 
 
 def _doublings(value: int, seen: tuple[int, int] | None) -> float:
