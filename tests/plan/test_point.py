@@ -105,7 +105,7 @@ def test_the_page(capsys: pytest.CaptureFixture[str]) -> None:
         ("--config v3-layr", 2, "did you mean v3-layer?"),
         ("--config v3-layer --mtp 1", 2, "no MTP layer"),
         ("--server 8xh100", 1, "--server 16xH100 --layout tp16"),
-        ("--server 8xh20 --kv bf16 --memory-fraction 0.9", 1, "--memory-fraction 0.97"),
+        ("--server 8xh20 --kv bf16 --memory-fraction 0.85", 1, "--memory-fraction 0.97"),
         ("--server 1xmi355x --layout tp1", 1, "--server 4xMI355X --layout tp4"),
     ],
 )
