@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# test,gpu tests the kernels for GPUs too, in Triton's interpreter
+EXTRAS ?= test
 BIN = $(VENV)/bin
 READY = $(VENV)/.fullbore-installed
 
@@ -14,7 +16,7 @@ test: $(READY)  ## lint, types and the default suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
@@ -32,5 +34,5 @@ clean:
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fullbore needs Python 3.11 or newer, this is " + sys.version.split()[0] + " (set PYTHON=...)")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]'
 	touch $(READY)

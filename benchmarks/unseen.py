@@ -3,7 +3,7 @@
     python -m benchmarks.unseen            errors by group, of the rows of benchmarks/unseen.csv
     python -m benchmarks.unseen --rows     and of every row
 
-The rows are of other lengths, layouts, formats, engines and devices than those of steptime/published.csv. They
+The rows have other lengths, layouts, formats, engines and devices than those of steptime/published.csv. They
 are predicted as ``fullbore plan point`` would, memory and intervals included.
 """
 

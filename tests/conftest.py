@@ -3,7 +3,10 @@
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # Small operators on spinning threads take a hundred times longer wherever another process has a core.
@@ -20,3 +23,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("no test fails on time", deadline=None)
 settings.load_profile("no test fails on time")
+
+
+@pytest.fixture
+def run_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where engines put their sockets: an empty folder whose path is short enough for one (108 bytes)."""
+    with tempfile.TemporaryDirectory(prefix="fb-") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)

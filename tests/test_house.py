@@ -20,8 +20,9 @@ FLOORS = (
     ("model",),
     ("kernels",),
     ("ops",),
+    ("results",),
     ("scenario", "hardware"),
-    ("flags", "screen"),
+    ("flags", "screen", "sheet"),
     ("errors", "__init__"),
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
@@ -48,7 +49,9 @@ TORCH_FREE = (
     "ops/store.py",
     "ops/setting.py",
     "ops/sources.py",
+    "results",
     "scenario",
+    "sheet",
     "steptime",
     "server",
     "bench",

@@ -17,8 +17,8 @@ from benchmarks.peers.processes import Server, ServerError, free_port, running
 from benchmarks.peers.results import Failure, Measurement, Point, Results
 from benchmarks.peers.steps import Workshop, tail
 from fullbore.bench.measuring import Bench, measure
-from fullbore.bench.report import Result
 from fullbore.errors import FullboreError
+from fullbore.results.result import Result
 from fullbore.scenario.arrival import ClosedLoop
 from fullbore.scenario.lengths import Fixed
 from fullbore.scenario.scenario import Scenario, load_scenario

@@ -44,6 +44,9 @@ VERBS: Mapping[str, Verb] = {
     "tune": Verb("fullbore.tune.command", "measure this machine's kernels and choose the best for a model"),
     "plan": Verb("fullbore.plan.command", "say what a server will carry, how to run it, and what limits it"),
     "plan point": Verb("fullbore.plan.point_command", "predict what a server will do at one concurrency"),
+    "plan simulate": Verb(
+        "fullbore.plan.simulate_command", "run a scenario in virtual time, with a report like a bench's"
+    ),
     "inspect": Verb("fullbore.model.inspect_command", "show what a checkpoint holds, and check it"),
     "inspect why": Verb("fullbore.tune.why_command", "show why a kernel was chosen for an operator"),
     "inspect machine": Verb(

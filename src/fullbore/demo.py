@@ -25,10 +25,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from fullbore.bench import running
 from fullbore.bench.command import INTERRUPTED
 from fullbore.bench.measuring import Bench, measure
-from fullbore.bench.page import write_page
-from fullbore.bench.report import Result
-from fullbore.bench.table import console, report
 from fullbore.errors import FullboreError
+from fullbore.results.page import write_page
+from fullbore.results.result import Result
+from fullbore.results.table import console, report
 from fullbore.scenario.arrival import ClosedLoop
 from fullbore.scenario.scenario import load_scenario
 

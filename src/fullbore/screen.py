@@ -1,6 +1,8 @@
 """Where tables are printed."""
 
-from rich.console import Console
+import io
+
+from rich.console import Console, RenderableType
 
 
 def console(least: int, plain: int, stderr: bool = False) -> Console:
@@ -9,3 +11,10 @@ def console(least: int, plain: int, stderr: bool = False) -> Console:
     found = Console(stderr=stderr, highlight=False)
     width = max(found.width, least) if found.is_terminal else plain
     return Console(stderr=stderr, highlight=False, width=width)
+
+
+def as_text(shown: RenderableType, width: int = 110) -> str:
+    """What would be printed, without colours."""
+    console = Console(file=io.StringIO(), record=True, width=width, highlight=False)
+    console.print(shown)
+    return console.export_text()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fullbore import demo
-from fullbore.bench.table import console
 from fullbore.errors import FullboreError
+from fullbore.results.table import console
 
 pytest.importorskip("openai")
 

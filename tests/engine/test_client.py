@@ -263,30 +263,24 @@ def test_an_engine_that_cannot_start_again_stays_down_and_says_why(tmp_path: Pat
         ("starts=/nonexistent/x", "exit code 1"),
     ],
 )
-def test_a_start_that_fails_says_why_and_leaves_nothing(
-    model: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-
+def test_a_start_that_fails_says_why_and_leaves_nothing(model: str, words: str, run_root: Path) -> None:
     async def test() -> None:
         with pytest.raises(FullboreError, match=words):
             async with engine(model):
                 pass
-        assert list(tmp_path.iterdir()) == []
+        assert list(run_root.iterdir()) == []
 
     run(test)
 
 
-def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-
+def test_a_start_that_is_cancelled_leaves_nothing(run_root: Path) -> None:
     async def test() -> None:
         starting = asyncio.create_task(EngineClient.start(EngineOptions("protocol=1"), program=PROGRAM))
-        await until(lambda: bool(list(tmp_path.iterdir())))
+        await until(lambda: bool(list(run_root.iterdir())))
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
-        assert list(tmp_path.iterdir()) == []
+        assert list(run_root.iterdir()) == []
 
     run(test)
 
@@ -332,15 +326,12 @@ def test_sigterm_answers_what_is_there_and_sigint_is_ignored() -> None:
     run(test)
 
 
-def test_garbage_on_either_socket_is_dropped_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_garbage_on_either_socket_is_dropped_and_counted(run_root: Path) -> None:
     garbage = [b"", b"\xc1", b"garbage", b"\x81\xa4type\xa6submit", b"\x91" * 100_000, os.urandom(300)]
 
     async def test() -> None:
         async with engine() as client:
-            (run_dir,) = tmp_path.iterdir()
+            (run_dir,) = run_root.iterdir()
             assert run_dir.stat().st_mode & 0o777 == 0o700
             context = zmq.Context()
             for name in ("commands", "reports"):
@@ -354,7 +345,7 @@ def test_garbage_on_either_socket_is_dropped_and_counted(
             assert client.stats.dropped_messages == 2 * (len(garbage) + 1)
             assert tokens(await collect(client, [7], 5)) == expected([7], 5)
             assert client.restarts == 0
-        assert list(tmp_path.iterdir()) == []
+        assert list(run_root.iterdir()) == []
 
     run(test)
 

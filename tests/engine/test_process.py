@@ -229,11 +229,8 @@ def test_fingerprints_tell_weights_and_configs_apart(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def wires(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[EngineWire, Callable[[bytes], None]]]:
+def wires(run_root: Path) -> Iterator[tuple[EngineWire, Callable[[bytes], None]]]:
     """An engine's end, and a way to say something to it."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     run_dir = RunDir()
     wire = EngineWire(run_dir.path)
     context = zmq.Context()

@@ -97,25 +97,19 @@ def test_a_command_of_wrong_types_is_no_command(value: object) -> None:
     assert Decoder().command([msgspec.msgpack.encode(value)]) is None
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path
-
-
-def test_a_run_directory_is_private_fresh_and_removed(root: Path) -> None:
+def test_a_run_directory_is_private_fresh_and_removed(run_root: Path) -> None:
     first, second = RunDir(), RunDir()
     assert first.path != second.path
-    assert first.path.parent == root
+    assert first.path.parent == run_root
     assert first.path.stat().st_mode & 0o777 == 0o700
     for run_dir in (first, second, first):
         run_dir.close()
-    assert list(root.iterdir()) == []
+    assert list(run_root.iterdir()) == []
 
 
-def test_what_a_killed_process_left_is_removed_and_what_is_in_use_stays(root: Path) -> None:
+def test_what_a_killed_process_left_is_removed_and_what_is_in_use_stays(run_root: Path) -> None:
     in_use, left, recent, others = (
-        root / f"fullbore-engine-{name}" for name in ("used", "left", "new", "other")
+        run_root / f"fullbore-engine-{name}" for name in ("used", "left", "new", "other")
     )
     for path in (in_use, left, recent, others):
         path.mkdir()
@@ -129,13 +123,13 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_stays(root: Pa
     fcntl.flock(lock, fcntl.LOCK_SH)
     RunDir().close()
     os.close(lock)
-    assert set(root.iterdir()) == {in_use, recent, others}
+    assert set(run_root.iterdir()) == {in_use, recent, others}
 
 
 def test_a_path_too_long_for_a_socket_is_refused_with_advice(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    run_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deep = root / ("x" * 90)
+    deep = run_root / ("x" * 90)
     deep.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
     with pytest.raises(CapacityError, match="TMPDIR"):
@@ -144,16 +138,16 @@ def test_a_path_too_long_for_a_socket_is_refused_with_advice(
 
 
 def test_without_a_run_time_directory_the_temporary_one_serves(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    run_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nonexistent")
-    monkeypatch.setattr(wire.tempfile, "tempdir", str(root))
+    monkeypatch.setattr(wire.tempfile, "tempdir", str(run_root))
     run_dir = RunDir()
-    assert run_dir.path.parent == root
+    assert run_dir.path.parent == run_root
     run_dir.close()
 
 
-def test_an_engine_that_nobody_speaks_to_waits_no_longer_than_asked(root: Path) -> None:
+def test_an_engine_that_nobody_speaks_to_waits_no_longer_than_asked(run_root: Path) -> None:
     run_dir = RunDir()
     engine = EngineWire(run_dir.path)
     assert engine.receive(0.0) == []

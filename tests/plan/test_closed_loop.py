@@ -119,7 +119,10 @@ def test_prompts_that_are_held_come_together() -> None:
 def test_the_limits_of_groups_add_up(groups: int, policy: Policy) -> None:
     both = policy.over(groups)
     times = groups if policy.each else 1
-    assert (both.chunk_tokens, both.most_running) == (policy.chunk_tokens * times, policy.most_running * times)
+    assert (both.chunk_tokens, both.most_running) == (
+        policy.chunk_tokens * times,
+        policy.most_running * times,
+    )
     assert policy.over(1).hold_steps == 1
 
 

@@ -10,16 +10,15 @@ from typing import Any
 
 from fullbore.bench.audit import Claim, OperatingPoint, needed, readings, solve
 from fullbore.bench.audit_table import Audit, report
-from fullbore.bench.files import replace_file
 from fullbore.bench.floor import Server, floor
-from fullbore.bench.result_file import check_writable
-from fullbore.bench.table import console
 from fullbore.errors import UsageError, did_you_mean
 from fullbore.flags import bandwidth, duration, whole_number
 from fullbore.hardware.catalogue import catalogue, find_device
 from fullbore.model.config import ModelConfig, parse_config
 from fullbore.model.files import read_object
 from fullbore.model.presets import PRESETS
+from fullbore.results.files import check_writable, replace_file
+from fullbore.results.table import console
 
 SCHEMA = "fullbore.audit/1"
 CACHE_VALUE_BYTES = {"bf16": 2, "fp8": 1}

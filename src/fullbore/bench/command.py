@@ -4,10 +4,10 @@ import argparse
 
 from fullbore.bench import arguments, find_command, running
 from fullbore.bench.measuring import measure
-from fullbore.bench.report import Result
-from fullbore.bench.result_file import check_writable
-from fullbore.bench.saving import save
-from fullbore.bench.table import console, report
+from fullbore.results.files import check_writable
+from fullbore.results.result import Result
+from fullbore.results.saving import save
+from fullbore.results.table import console, report
 
 INTERRUPTED = 130
 

@@ -1,14 +1,14 @@
 """Runs side by side: each figure as a multiple of the first run's, and whether that could be chance."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fullbore.bench.report import Result
+from fullbore.results.result import TITLES, Result
 from fullbore.scenario.confidence import Interval
 from fullbore.scenario.samples import Sample, ratio, samples
 
-# What is compared, and whether more of it is better.
-FIGURES = (("output_tok_s", True), ("ttft_ms", False), ("tpot_ms", False))
+Z95 = 1.959963984540054  # the normal quantile that leaves 2.5 % above it
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Comparison:
     rows: tuple[Row, ...]
     alone: tuple[str, ...]
     notes: tuple[str, ...]
+    simulated: bool  # whether any of them is
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -70,7 +71,10 @@ def compare(runs: Sequence[Run]) -> Comparison:
     ]
     rows = [Row(summary, point, _row(found)) for (summary, point), found in shared.items()]
     notes = [note for found in shared.values() for note in _unequal(runs, found)]
-    return Comparison(tuple(run.name for run in runs), tuple(rows), tuple(alone), tuple(dict.fromkeys(notes)))
+    simulated = any(result.simulated for run in runs for result in run.results)
+    return Comparison(
+        tuple(run.name for run in runs), tuple(rows), tuple(alone), tuple(dict.fromkeys(notes)), simulated
+    )
 
 
 def _row(found: Sequence[Result | None]) -> tuple[dict[str, Compared] | None, ...]:
@@ -79,26 +83,40 @@ def _row(found: Sequence[Result | None]) -> tuple[dict[str, Compared] | None, ..
     return tuple(
         None
         if result is None
-        else {name: _compared(name, result, None if result is first else first) for name, _ in FIGURES}
+        else {name: _compared(name, result, None if result is first else first) for name in TITLES}
         for result in found
     )
 
 
 def _compared(name: str, result: Result, first: Result | None) -> Compared:
-    value = _value(name, result)
+    value = result.value(name)
     if first is None:
         return Compared(value)
-    base = _value(name, first)
+    base = first.value(name)
     known = value is not None and base
     between = ratio(_sample(name, result), _sample(name, first)) if known else None
+    if between is not None:
+        between = _doubted(between, _doubt(name, result), _doubt(name, first))
     return Compared(value, value / base if value is not None and base else None, between)
 
 
-def _value(name: str, result: Result) -> float | None:
-    if name == "output_tok_s":
-        return result.figures.output_tok_s
-    spread = getattr(result.figures, name)
-    return None if spread is None else float(spread.mean)
+def _doubt(name: str, result: Result) -> float:
+    """Standard deviation of the logarithm of truth over figure; 0 for what was measured."""
+    return result.simulated.deviation.get(name, 0.0) if result.simulated else 0.0
+
+
+def _doubted(chance: Interval, *doubts: float) -> Interval:
+    """``chance`` and what models may be off by, which are independent of each other."""
+    model = Z95 * math.hypot(*doubts)
+    if not model:
+        return chance
+    below = math.log(chance.estimate / chance.low) if chance.low > 0 else math.inf
+    above = math.log(chance.high / chance.estimate)
+    return replace(
+        chance,
+        low=chance.estimate * math.exp(-math.hypot(below, model)),
+        high=chance.estimate * math.exp(math.hypot(above, model)),
+    )
 
 
 def _sample(name: str, result: Result) -> Sample | None:
@@ -120,6 +138,10 @@ def _unequal(runs: Sequence[Run], found: Sequence[Result | None]) -> list[str]:
         ),
         ("the client's machine", [each.client.cpu for _, each in there if each.client.cpu]),
         ("the tool", [each.tool for _, each in there]),
+        (
+            "what is compared",
+            ["measured" if each.simulated is None else "simulated" for _, each in there],
+        ),
     ):
         if len(set(told)) > 1:
             said.append(f"{what} differ: {', '.join(map(str, dict.fromkeys(told)))}")

@@ -7,14 +7,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fullbore.bench.compare import FIGURES, Compared, Comparison, Run, compare
+from fullbore.bench.compare import Compared, Comparison, Run, compare
 from fullbore.bench.read import read_results
-from fullbore.bench.result_file import check_writable
-from fullbore.bench.saving import save
-from fullbore.bench.table import columns, console, number
 from fullbore.errors import UsageError
-
-TITLES = {"output_tok_s": "output tok/s", "ttft_ms": "TTFT ms", "tpot_ms": "TPOT ms"}
+from fullbore.results.files import check_writable
+from fullbore.results.result import TITLES
+from fullbore.results.saving import save
+from fullbore.results.table import columns, console, number
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +42,8 @@ def shown(found: Comparison) -> Group:
         parts.append(columns(_lines(found, row.of)))
     if not found.rows:
         parts.append(Text("The files have no scenario and load in common.", style="yellow"))
-    parts.append(Text("\n~ : within what chance may do (95 %)\n", style="dim"))
+    doubt = ", and models by their own account," if found.simulated else ""
+    parts.append(Text(f"\n~ : within what chance{doubt} may do (95 %)\n", style="dim"))
     parts += [Text(f"note: {note}", style="yellow") for note in (*found.alone, *found.notes)]
     return Group(*parts)
 
@@ -53,10 +53,10 @@ def _lines(found: Comparison, of: tuple[dict[str, Compared] | None, ...]) -> Ite
         if figures is not None:
             yield {"run": name} | {
                 key: text
-                for figure, _ in FIGURES
+                for place, (figure, title) in enumerate(TITLES.items())
                 for key, text in (
-                    (TITLES[figure], number(figures[figure].value)),
-                    (f"x{' ' * len(TITLES[figure])}", _ratio(figures[figure])),
+                    (title, number(figures[figure].value)),
+                    ("x" + " " * place, _ratio(figures[figure])),
                 )
             }
 

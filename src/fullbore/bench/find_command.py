@@ -11,12 +11,12 @@ from rich.text import Text
 
 from fullbore.bench.judge import Judged, Point
 from fullbore.bench.measuring import Bench, Measuring, measuring
-from fullbore.bench.report import Result
 from fullbore.bench.search import Answer, Effort, FindLimit, add, answer, next_ask
 from fullbore.bench.search_state import State, load_state, save_state, short
-from fullbore.bench.table import half, number
 from fullbore.errors import UsageError
 from fullbore.flags import whole_number
+from fullbore.results.result import Result
+from fullbore.results.table import half, number
 from fullbore.scenario.arrival import MOST_CONCURRENCY, ClosedLoop
 from fullbore.scenario.confidence import Interval
 from fullbore.scenario.scenario import Limits

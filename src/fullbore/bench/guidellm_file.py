@@ -8,8 +8,8 @@ the time.
 from collections.abc import Mapping
 from typing import Any
 
-from fullbore.bench.identity import Machine, Server
-from fullbore.bench.report import Asked, Result
+from fullbore.results.identity import Machine, Server
+from fullbore.results.result import Asked, Result
 from fullbore.scenario.metrics import Figures, Spread, littles_law
 from fullbore.scenario.samples import Certainty
 

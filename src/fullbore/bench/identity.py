@@ -1,18 +1,14 @@
-"""Who was measured, and by whom: a figure without them is a rumour."""
+"""What a server says of itself, for the report's sake."""
 
-import os
-import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import msgspec
 
-from fullbore import __version__
 from fullbore.bench.client import Client, Target
-from fullbore.hardware.cpu import cpu_model
+from fullbore.results.identity import Server
 
 ASK_SECONDS = 5.0
 # What servers tell about themselves: ours, SGLang, vLLM, llama.cpp. One that lacks a path answers 404.
@@ -22,72 +18,19 @@ SECRET = re.compile(r"(^|_)(key|keys|token|password|secret)$|template")
 LONGEST_VALUE = 200  # characters of one flag
 
 
-@dataclass(frozen=True)
-class Server:
-    """A server as a report names it; "" and 0 where it does not say."""
-
-    url: str = ""  # without /v1
-    model: str = ""
-    software: str = ""  # its Server header
-    version: str = ""
-    weights: str = ""  # their format
-    vocab_size: int = 0
-    max_model_len: int = 0
-    flags: Mapping[str, str] = field(default_factory=dict)  # what it was started with and runs on
-
-    @classmethod
-    def of(cls, target: Target, told: Mapping[str, Any] | None = None) -> "Server":
-        """``told``: what ``ask`` brought."""
-        told = told or {}
-        return cls(
-            url=target.url,
-            model=target.model,
-            software=target.server,
-            version=str(told.get("version") or told.get("build_info") or ""),
-            weights=target.weights,
-            vocab_size=target.vocab_size,
-            max_model_len=target.max_model_len,
-            flags=dict(_flags(told)),
-        )
-
-    def describe(self) -> str:
-        """``fullbore 0.1.0, DeepSeek-R1 (fp8)``."""
-        software = " ".join(part for part in (self.software, self.version) if part)
-        model = f"{self.model}{f' ({self.weights})' if self.weights else ''}"
-        return ", ".join(part for part in (software, model) if part) or "a server that is not named"
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The client's machine, and what else it had to do."""
-
-    system: str = ""
-    cpu: str = ""
-    cores: int = 0  # that this process may use
-    load_average: float | None = None  # over the minute before the load
-    python: str = ""
-    fullbore: str = ""
-
-    @classmethod
-    def here(cls) -> "Machine":
-        try:
-            cores = len(os.sched_getaffinity(0))
-        except AttributeError:  # not on Linux
-            cores = os.cpu_count() or 0
-        return cls(
-            system=platform.platform(),
-            cpu=cpu_model(),
-            cores=cores,
-            load_average=round(os.getloadavg()[0], 2),
-            python=platform.python_version(),
-            fullbore=__version__,
-        )
-
-    def describe(self) -> str:
-        """``AMD EPYC 9R14, 2 cores, load average 0.3``."""
-        load = "" if self.load_average is None else f"load average {self.load_average:g}"
-        cores = f"{self.cores} core{'s' if self.cores != 1 else ''}" if self.cores else ""
-        return ", ".join(part for part in (self.cpu, cores, load) if part) or "not known"
+def server_of(target: Target, told: Mapping[str, Any] | None = None) -> Server:
+    """``told``: what ``ask`` brought."""
+    told = told or {}
+    return Server(
+        url=target.url,
+        model=target.model,
+        software=target.server,
+        version=str(told.get("version") or told.get("build_info") or ""),
+        weights=target.weights,
+        vocab_size=target.vocab_size,
+        max_model_len=target.max_model_len,
+        flags=dict(_flags(told)),
+    )
 
 
 async def ask(client: Client) -> dict[str, Any]:

@@ -13,16 +13,16 @@ from fullbore.bench import identity
 from fullbore.bench.client import COMPLETIONS, Client, Target
 from fullbore.bench.load import Live, Load
 from fullbore.bench.progress import progress
-from fullbore.bench.report import Result
+from fullbore.bench.report import result_of
 from fullbore.bench.workers import drive_across, processes_for
 from fullbore.errors import FullboreError, UsageError
+from fullbore.results.identity import Machine
+from fullbore.results.result import Result
 from fullbore.scenario.arrival import Arrival, ClosedLoop, OpenLoop
 from fullbore.scenario.prompt import RandomTokens, RandomWords
+from fullbore.scenario.protocol import stream_of, usual_count
 from fullbore.scenario.scenario import Scenario
 
-FEWEST_REQUESTS = 8
-REQUESTS_PER_SLOT = 4
-OPEN_LOOP_S = 60.0  # of arrivals, unless told how many
 WARM_UP_TOKENS = 8
 WARM_UP_OPEN = 4  # requests before an open loop, which says nothing of how many run at once
 
@@ -97,8 +97,8 @@ class Measuring:
         ``requests``: see ``Bench``. Raises FullboreError when the warm-up finds that nothing works.
         """
         scenario = replace(self._bench.scenario, arrival=arrival)
-        count = requests or _count(scenario)
-        stream = f"{arrival.describe()}, run {self._runs}"
+        count = requests or usual_count(scenario)
+        stream = stream_of(arrival, self._runs)
         self._runs += 1
         slots = scenario.concurrency
         warm = scenario.warm_up(min(slots or WARM_UP_OPEN, count), WARM_UP_TOKENS)
@@ -106,11 +106,11 @@ class Measuring:
         if warmed.interrupted:
             return None, True
         _check_warm(warmed, self.target)
-        machine = identity.Machine.here()
+        machine = Machine.here()
         load = await self._drive(scenario, count, stream)
         if not load.records:
             return None, load.interrupted
-        result = Result.of(
+        result = result_of(
             scenario,
             slots,
             self.target,
@@ -153,15 +153,6 @@ class Measuring:
                 seconds=seconds,
                 live=live,
             )
-
-
-def _count(scenario: Scenario) -> int:
-    """How many conversations a load has unless told."""
-    if scenario.count is not None:
-        return scenario.count
-    if isinstance(scenario.arrival, OpenLoop):
-        return max(FEWEST_REQUESTS, math.ceil(OPEN_LOOP_S * scenario.arrival.rate_s))
-    return max(FEWEST_REQUESTS, REQUESTS_PER_SLOT * (scenario.concurrency or 1))
 
 
 def _check_warm(load: Load, target: Target) -> None:

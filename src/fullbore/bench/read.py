@@ -7,9 +7,9 @@ from typing import Any
 
 from fullbore.bench import guidellm_file, serving_file
 from fullbore.bench.first_schema import FIRST_SCHEMA, second_of_first
-from fullbore.bench.report import Result
-from fullbore.bench.result_file import SCHEMA, entries
 from fullbore.errors import FullboreError
+from fullbore.results.result import Result
+from fullbore.results.result_file import SCHEMA, entries
 
 Reader = Callable[[Mapping[str, Any], str], tuple[Result, ...]]
 # What tells a file of each tool, by a look at its first object.

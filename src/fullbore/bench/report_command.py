@@ -4,9 +4,9 @@ import argparse
 from itertools import chain
 
 from fullbore.bench.read import read_results
-from fullbore.bench.result_file import check_writable
-from fullbore.bench.saving import save
-from fullbore.bench.table import console, report
+from fullbore.results.files import check_writable
+from fullbore.results.saving import save
+from fullbore.results.table import console, report
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from fullbore.bench.files import replace_file
 from fullbore.bench.judge import Point, Run
 from fullbore.errors import UsageError
+from fullbore.results.files import replace_file
 from fullbore.scenario.metrics import Record
 
 SCHEMA = "fullbore.search/1"

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fullbore.bench.identity import Machine, Server
-from fullbore.bench.report import Asked, Result
+from fullbore.results.identity import Machine, Server
+from fullbore.results.result import Asked, Result
 from fullbore.scenario.histogram import Histogram
 from fullbore.scenario.metrics import Figures, Record, Spread, figures, gaps, littles_law
 from fullbore.scenario.samples import Certainty, certainty

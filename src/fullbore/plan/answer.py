@@ -131,7 +131,7 @@ def as_json(found: Answer) -> dict[str, object]:
         "engine": trial.profile.engine,
         "chosen": _way(trial),
         "scenarios": [_part_json(part) for part in found.parts],
-        "peak": _reached(found.peak),
+        "peak": reached_json(found.peak),
         "ways_tried": found.found.tried,
         "ways_outdone": found.found.outdone,
         "ways_without_memory": len(found.found.unfit),
@@ -160,7 +160,8 @@ def _way(trial: Trial) -> dict[str, object]:
     }
 
 
-def _reached(seen: Reached) -> dict[str, object]:
+def reached_json(seen: Reached) -> dict[str, object]:
+    """The figures with their intervals."""
     step, first = seen.deviation
     rate = seen.rate_deviation
     return {
@@ -178,7 +179,7 @@ def _part_json(part: Part) -> dict[str, object]:
     return {
         "scenario": asdict(part.demand),
         "best_concurrency": asdict(part.best),
-        **_reached(part.reached),
+        **reached_json(part.reached),
         "limited_by": advice.limited_by,
         "tpot_parts_ms": dict(advice.parts_ms),
         "floor_ms": advice.floor_ms,

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import Protocol
 
 from fullbore.steptime.profiles import Policy
 from fullbore.steptime.step import Step, pairs
@@ -38,6 +39,16 @@ class Load:
         return [(draw(self.input_tokens, 1), draw(self.output_tokens, 2)) for _ in range(self.requests)]
 
 
+class Asked(Protocol):
+    """What a loop needs to know of its load."""
+
+    @property
+    def concurrency(self) -> int: ...
+    @property
+    def requests(self) -> int: ...
+    def lengths(self) -> Sequence[tuple[int, int]]: ...
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What the client sees, in seconds, and what the steady half of the run is made of."""
@@ -52,18 +63,18 @@ class Outcome:
     prefill_share: float  # of the busy time
 
 
-class _Loop:
+class Loop:
     """One run. Times are seconds since the first send."""
 
     def __init__(
         self,
-        load: Load,
+        load: Asked,
         policy: Policy,
         seconds: Callable[[Step], float],
         request_s: float,
         accepted: float,
         cache_tokens: float,
-        cold_s: float,
+        cold_s: float = 0.0,
     ) -> None:
         self.load, self.policy, self.seconds, self.cold_s = load, policy, seconds, cold_s
         held = policy.hold_steps > 1
@@ -73,6 +84,7 @@ class _Loop:
         self.half_s = request_s / 2
         self.accepted, self.cache_tokens = accepted, cache_tokens
         self.lengths = load.lengths()
+        self.longest = max((prompt for prompt, _ in self.lengths), default=0)
         self.sent_s = [0.0] * load.requests
         self.first_s = [0.0] * load.requests
         self.last_s = [0.0] * load.requests
@@ -128,7 +140,7 @@ class _Loop:
 
     def _chunks(self) -> tuple[list[tuple[int, int]], list[int]]:
         """(new, before) of the prompts' chunks in the next step, and the requests whose prompt they end."""
-        room = self.policy.room_tokens(self.load.input_tokens, len(self.ending))
+        room = self.policy.room_tokens(self.longest, len(self.ending))
         chunks: list[tuple[int, int]] = []
         ready: list[int] = []
         while self.waiting and room > 0 and len(self.ending) + len(ready) < self.policy.most_running:
@@ -223,7 +235,7 @@ class _Loop:
 
 
 def run(
-    load: Load,
+    load: Asked,
     policy: Policy,
     seconds: Callable[[Step], float],
     request_s: float = 0.0,
@@ -237,4 +249,4 @@ def run(
     requests beyond it wait. cold_s: by which steps of several prompts are slower until the first request
     has ended, on a server that has answered one request before; 0 for one that is in service.
     """
-    return _Loop(load, policy, seconds, request_s, accepted, cache_tokens, cold_s).run()
+    return Loop(load, policy, seconds, request_s, accepted, cache_tokens, cold_s).run()

@@ -54,9 +54,7 @@ def predict(
     setting: Setting, profile: Profile, load: Load, acceptance: float = 0.0, used_share: float | None = None
 ) -> Point:
     """UsageError for a layout that does not fit the server, CapacityError for a model that does not."""
-    wide = profile.deviation_at(
-        load.concurrency, load.input_tokens, setting.recipe.name, setting.layout
-    )
+    wide = profile.deviation_at(load.concurrency, load.input_tokens, setting.recipe.name, setting.layout)
     model = StepTime(setting, profile.factors, wide)
     request = load.input_tokens + load.output_tokens
     # Longer chunks are an engine's choice where there is room; they are no reason to refuse a model.

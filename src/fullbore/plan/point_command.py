@@ -2,75 +2,51 @@
 
 import argparse
 import json
-from pathlib import Path
+import math
 
 from fullbore import screen
 from fullbore.errors import UsageError
 from fullbore.flags import whole_number
-from fullbore.hardware.catalogue import catalogue, with_file
-from fullbore.hardware.servers import find_server
-from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.plan.arguments import MOST_COUNT, add_server, add_way, count, share, way_of
 from fullbore.plan.closed_loop import Load
-from fullbore.plan.memory import MOST_SHARE, USUAL_SHARE
+from fullbore.plan.demand import REQUESTS_PER_SLOT, Demand
+from fullbore.plan.launch import launch, launchable
+from fullbore.plan.next_steps import next_steps, way_flags
+from fullbore.plan.plots import point_sheet
 from fullbore.plan.point import Point, as_json, predict
 from fullbore.plan.point_page import page
+from fullbore.plan.trial import Trial
+from fullbore.results.files import check_writable, replace_file
 from fullbore.scenario.arrival import MOST_CONCURRENCY
 from fullbore.scenario.lengths import MOST_TOKENS
-from fullbore.steptime.layout import Layout, parse_layout
-from fullbore.steptime.model import Setting
-from fullbore.steptime.network import CACHE_BYTES, RECIPES, find_recipe
-from fullbore.steptime.profiles import engine_names, find_profile
-
-REQUESTS_PER_SLOT = 10  # as in InferenceX; ramp and drain are in every figure
-MOST_REQUESTS = 1_000_000
+from fullbore.scenario.scenario import Limits
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    known = ", ".join(device.name for device in catalogue())
-    add("--server", required=True, metavar="NxDEVICE", help=f"such as 8xMI300X; devices: {known}")
-    add(
-        "--catalogue",
-        type=Path,
-        metavar="FILE",
-        help="more devices and servers, as fullbore inspect machine --write makes them",
-    )
-    add("--engine", default="fullbore", metavar="NAME[@VERSION]", help=", ".join(engine_names()))
-    add("--config", default=DEEPSEEK_V3, metavar="NAME|FILE", help="the model (default %(default)s)")
-    add("--weights", default="fp8", metavar="FORMAT", help=f"{', '.join(RECIPES)} (default %(default)s)")
-    add(
-        "--kv",
-        "--kv-cache-dtype",
-        default="bf16",
-        choices=tuple(CACHE_BYTES),
-        help="cache (default %(default)s)",
-    )
-    add("--layout", metavar="LAYOUT", help="such as tp8, ep8dp8 or tp8ep8 (default: tp over all devices)")
+    add_server(add)
+    add_way(add)
     add("--input", type=_tokens, required=True, metavar="N", help="tokens of a prompt, at most")
     add("--output", type=_answer, required=True, metavar="N", help="tokens of an answer, at most")
     add(
         "--length-range",
-        type=_share,
+        type=share,
         default=1.0,
         metavar="R",
         help="lengths are uniform from R times to once the stated ones (default 1: all alike)",
     )
     add("--concurrency", type=_concurrency, required=True, metavar="N", help="requests in flight")
-    add("--requests", type=_requests, metavar="N", help=f"in all (default {REQUESTS_PER_SLOT} a slot)")
-    add("--mtp", type=_drafts, default=0, metavar="N", help="tokens drafted in a step (default 0)")
-    add("--acceptance", type=_share, default=0.8, metavar="P", help="of a draft, with --mtp (default 0.8)")
-    add(
-        "--memory-fraction",
-        "--gpu-memory-utilization",
-        type=_share,
-        metavar="F",
-        help=f"of each device's memory in use (default {USUAL_SHARE}, {MOST_SHARE} where that is needed)",
-    )
+    add("--requests", type=count, metavar="N", help=f"in all (default {REQUESTS_PER_SLOT} a slot)")
     add("--json", action="store_true", help="print one JSON object")
+    add("--html", default="", metavar="FILE", help="write one page with plots there")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.html:
+        check_writable(args.html, "--html")
     point = predict_from(args)
+    if args.html:
+        replace_file(args.html, _sheet(point))
     if args.json:
         print(json.dumps(as_json(point), indent=1))
     else:
@@ -78,26 +54,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sheet(point: Point) -> str:
+    trial = Trial(point.setting, point.profile, point.memory, point.acceptance)
+    engine = point.profile.engine
+    launches = [launch(engine, trial, point.load.concurrency)] if engine in launchable() else []
+    load, profile = point.load, point.profile
+    way = way_flags(
+        point.setting, engine, profile.epoch, profile.policy, point.memory.used_share, point.acceptance
+    )
+    demand = Demand(
+        "point", load.input_tokens, load.output_tokens, load.length_range, Limits(math.inf, math.inf)
+    )
+    return point_sheet(point, launches, next_steps(way, [("", demand, load.concurrency)]))
+
+
 def predict_from(args: argparse.Namespace) -> Point:
     """The point that the arguments describe."""
-    table = with_file(args.catalogue) if args.catalogue else None
-    config, server = named_config(args.config), find_server(args.server, table)
-    if args.mtp and not config.num_nextn_predict_layers:
-        raise UsageError(f"--mtp {args.mtp}: {args.config} has no MTP layer (leave the flag out)")
-    layout = parse_layout(args.layout) if args.layout else Layout(tp=server.count)
-    requests = args.requests or min(MOST_REQUESTS, REQUESTS_PER_SLOT * args.concurrency)
+    way = way_of(args)
+    config = way.setting.config
+    requests = args.requests or min(MOST_COUNT, REQUESTS_PER_SLOT * args.concurrency)
     if args.input + args.output > config.max_position_embeddings:
         raise UsageError(
             f"--input {args.input} and --output {args.output} are {args.input + args.output} tokens; the "
             f"model has {config.max_position_embeddings} positions"
         )
-    return predict(
-        Setting(config, server, layout, find_recipe(args.weights), args.kv, args.mtp),
-        find_profile(args.engine, server.device),
-        Load(args.input, args.output, args.length_range, args.concurrency, requests),
-        args.acceptance if args.mtp else 0.0,
-        args.memory_fraction,
-    )
+    load = Load(args.input, args.output, args.length_range, args.concurrency, requests)
+    return predict(way.setting, way.profile, load, way.acceptance, way.used_share)
 
 
 def _tokens(text: str) -> int:
@@ -110,21 +92,3 @@ def _answer(text: str) -> int:
 
 def _concurrency(text: str) -> int:
     return whole_number(text, 1, MOST_CONCURRENCY)
-
-
-def _requests(text: str) -> int:
-    return whole_number(text, 1, MOST_REQUESTS)
-
-
-def _drafts(text: str) -> int:
-    return whole_number(text, 0, 16)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r}, expected a share above 0 and up to 1, such as 0.8")
-    return value

@@ -132,9 +132,7 @@ class Trial:
             self.held.cache_tokens,
         )
         setting = self.setting
-        wide = profile.deviation_at(
-            concurrency, demand.input_tokens, setting.recipe.name, setting.layout
-        )
+        wide = profile.deviation_at(concurrency, demand.input_tokens, setting.recipe.name, setting.layout)
         return Reached(
             concurrency,
             figure(seen.tpot_s, demand.limits.percentile) * 1e3,

@@ -20,8 +20,8 @@ _MESH = 8  # devices of a full mesh, whose links are counted together
 class Links:
     """bytes_s: what each of the ``devices`` sends at once, over all its links. hop_s: one exchange.
 
-    topology: mesh (of eight, so that fewer devices use fewer links), switch, sharp (a switch that adds: NVLink
-    SHARP) or pcie. node: devices that these links join; further ones are reached over the network.
+    topology: mesh (of eight, so that fewer devices use fewer links), switch, sharp (a switch that adds) or
+    pcie. node: devices that these links join; further ones are reached over the network.
     """
 
     devices: int

@@ -47,3 +47,6 @@ class Deviation:
     def combined(self, other: "Deviation") -> "Deviation":
         """Of both errors together, when they are independent."""
         return Deviation(math.hypot(self.step, other.step), math.hypot(self.ttft, other.ttft))
+
+
+NO_DEVIATION = Deviation(0.0, 0.0)

@@ -12,7 +12,7 @@ from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import Server
 from fullbore.model.config import ModelConfig
 from fullbore.steptime.collectives import Links
-from fullbore.steptime.factors import Deviation, Factors
+from fullbore.steptime.factors import NO_DEVIATION, Deviation, Factors
 from fullbore.steptime.layout import Layout, check_layout
 from fullbore.steptime.network import CACHE_BYTES, Matrix, Recipe, share
 from fullbore.steptime.routing import experts_touched, padded_rows
@@ -69,7 +69,7 @@ class StepTime:
         check_layout(setting.layout, setting.config, setting.server.count)
         self.setting = setting
         self.factors = factors
-        self.deviation = deviation or Deviation(0.0, 0.0)
+        self.deviation = deviation or NO_DEVIATION
         config, layout, device = setting.config, setting.layout, setting.server.device
         self._share = share(config, layout, setting.recipe)
         self._bytes_s = device.bandwidth_bytes_s.value * factors.memory

@@ -13,7 +13,7 @@ from typing import Any
 
 from fullbore.errors import UsageError, did_you_mean
 from fullbore.hardware.catalogue import Device
-from fullbore.steptime.factors import Deviation, Factors
+from fullbore.steptime.factors import NO_DEVIATION, Deviation, Factors
 from fullbore.steptime.layout import Layout
 
 _HERE = Path(__file__).parent
@@ -78,7 +78,7 @@ class Profile:
     doubling: Deviation  # for each doubling of a load beyond the rows
     concurrency: tuple[int, int] | None = None  # of the rows, least and most; None where there are none
     input_tokens: tuple[int, int] | None = None
-    unmeasured: Deviation = Deviation(0.0, 0.0)  # for each of the two that no row has:
+    unmeasured: Deviation = NO_DEVIATION  # for each of the two that no row has:
     weights: tuple[str, ...] = ()
     layouts: tuple[str, ...] = ()  # without their sizes
 

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fullbore import screen
-from fullbore.bench.notes import notes
-from fullbore.bench.report import OURS, Result
+from fullbore.results.notes import notes
+from fullbore.results.result import OURS, TITLES, Result
 from fullbore.scenario.confidence import Interval
 from fullbore.scenario.metrics import Spread
 
@@ -30,8 +30,11 @@ def report(results: Sequence[Result]) -> Group:
         groups.setdefault(heading(result), []).append(result)
     parts: list[Text | Table] = []
     for title, group in groups.items():
-        tables = (columns(map(_measured, group)), columns(map(_checked, group)))
-        parts += [Text(f"\n{title}\n", style="bold"), tables[0], Text(), tables[1], Text()]
+        parts.append(Text(f"\n{title}\n", style="bold"))
+        for rows in (map(_measured, group), map(_checked, group)):
+            parts += [columns(rows), Text()]
+        if group[0].simulated:
+            parts += [columns(map(_doubted, group)), Text()]
     told = [Text(f"note: {note}", style="yellow") for note in notes(results)]
     return Group(*parts, *told)
 
@@ -44,7 +47,8 @@ def heading(result: Result) -> str:
         if limits
         else ""
     )
-    told = f" ({', '.join(filter(None, (result.tool, result.source)))})" if _elsewhere(result) else ""
+    origin = ("simulated" if result.simulated else "", result.tool, result.source)
+    told = f" ({', '.join(filter(None, origin))})" if _elsewhere(result) else ""
     return f"{result.scenario.summary}{kept}{told}"
 
 
@@ -94,6 +98,15 @@ def _checked(result: Result) -> dict[str, str]:
         if result.late_ms
         else "-",
     }
+
+
+def _doubted(result: Result) -> dict[str, str]:
+    """Where the truth lies by the model's own account."""
+    found = {"80 of 100 truths lie in:\nconcurrency or rate": load_of(result)}
+    for name, title in TITLES.items():
+        span = result.model_range(name)
+        found[title.replace(" ", "\n", 1)] = f"{number(span[0])} to {number(span[1])}" if span else "-"
+    return found
 
 
 def _asked(asked: int | None, got: int, requests: int) -> str:

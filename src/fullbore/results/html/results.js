@@ -1,104 +1,21 @@
-"use strict";
-// Draws what is in the page's data: nothing is fetched, and every text goes in as text, never as markup.
+// The page of results: what was asked, measured or simulated, at each load.
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
+  const { data, main, hover, make, known, number, time, color, tell, ticks, short, room, plot, path, card, legend } = sheet;
   const results = data.results;
-  const hover = document.getElementById("hover");
-  const SVG = "http://www.w3.org/2000/svg";
-
-  // ---- small tools
-
-  function make(parent, tag, attributes = {}, text = "") {
-    const node = parent.namespaceURI === SVG || tag === "svg" ? document.createElementNS(SVG, tag) : document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    if (text !== "") node.textContent = text;
-    parent.appendChild(node);
-    return node;
-  }
-  const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
-  function number(value, digits = 1) {
-    if (!known(value)) return "–";
-    return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en-US") : value.toFixed(digits);
-  }
-  function time(ms) {
-    if (!known(ms)) return "–";
-    return ms >= 10000 ? `${number(ms / 1000)} s` : ms >= 1000 ? `${number(ms / 1000, 2)} s` : `${number(ms, ms < 10 ? 2 : 1)} ms`;
-  }
-  const color = (index) => `var(--c${index % 8})`;
-  const plusMinus = (interval) => (interval ? ` ± ${number((interval[1] - interval[0]) / 2)}` : "");
-
-  function tell(node, text) {
-    make(node, "title", {}, text);
-    node.addEventListener("pointerenter", () => { hover.textContent = text; hover.hidden = false; });
-    node.addEventListener("pointermove", (event) => {
-      hover.style.left = `${Math.min(event.clientX + 14, innerWidth - hover.offsetWidth - 8)}px`;
-      hover.style.top = `${Math.max(8, event.clientY - hover.offsetHeight - 10)}px`;
-    });
-    node.addEventListener("pointerleave", () => { hover.hidden = true; });
-  }
-
-  // Round numbers from low to high: about `count` of them.
-  function ticks(low, high, count = 5) {
-    const raw = (high - low) / count || 1;
-    const unit = 10 ** Math.floor(Math.log10(raw));
-    const step = [1, 2, 2.5, 5, 10].map((each) => each * unit).find((each) => each >= raw * 0.999);
-    const found = [];
-    for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-6; at += step) found.push(Math.abs(at) < step / 1e6 ? 0 : at);
-    return found;
-  }
-  const short = (value) => (Math.abs(value) >= 1e6 ? `${+(value / 1e6).toPrecision(4)}M` : Math.abs(value) >= 1e4 ? `${+(value / 1e3).toPrecision(4)}k` : `${+value.toPrecision(4)}`);
-
-  // As wide as there is room, so that text has its own size on a telephone and on a wall.
-  const room = (holder, most) => Math.round(Math.max(280, Math.min(most, (holder.clientWidth || 560) - 34)));
-
-  // An empty plot: scales, axes and a place to draw in.
-  function plot(card, { x, y, xName, yName, height = 260, label }) {
-    const width = room(card, 760), left = 56, right = 16, top = 12, bottom = 40;
-    const svg = make(card, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, tabindex: "0" });
-    const span = (range) => (range[1] > range[0] ? range : [range[0] - 0.5, range[0] + 0.5]);
-    const [x0, x1] = span(x), [y0, y1] = span(y);
-    const toX = (value) => left + ((value - x0) / (x1 - x0)) * (width - left - right);
-    const toY = (value) => height - bottom - ((value - y0) / (y1 - y0)) * (height - top - bottom);
-    for (const at of ticks(y0, y1)) {
-      make(svg, "line", { class: "rule", x1: left, x2: width - right, y1: toY(at), y2: toY(at) });
-      make(svg, "text", { x: left - 8, y: toY(at) + 4, "text-anchor": "end" }, short(at));
-    }
-    for (const at of ticks(x0, x1, Math.round(width / 95))) {
-      make(svg, "line", { class: "axis", x1: toX(at), x2: toX(at), y1: height - bottom, y2: height - bottom + 4 });
-      make(svg, "text", { x: toX(at), y: height - bottom + 17, "text-anchor": "middle" }, short(at));
-    }
-    make(svg, "line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom });
-    make(svg, "text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, xName);
-    const side = make(svg, "text", { "text-anchor": "middle", transform: `translate(13 ${(height - bottom + top) / 2}) rotate(-90)` }, yName);
-    side.setAttribute("class", "side");
-    return { svg, toX, toY, width, height, left, right, top, bottom };
-  }
-  const path = (points, toX, toY) => points.map(([x, y], n) => `${n ? "L" : "M"}${toX(x).toFixed(1)} ${toY(y).toFixed(1)}`).join("");
-
-  function card(parent, title, why, wide = false) {
-    const made = make(parent, "section", { class: wide ? "card wide" : "card" });
-    make(made, "h3", {}, title);
-    if (why) make(made, "p", { class: "why" }, why);
-    return made;
-  }
-  function legend(parent, entries) {
-    if (entries.length < 2) return;
-    const made = make(parent, "div", { class: "legend" });
-    for (const [text, paint] of entries) {
-      const item = make(made, "span");
-      make(item, "i", { style: `background:${paint}` });
-      item.appendChild(document.createTextNode(text));
-    }
-  }
-
-  // ---- the parts of the page
+  const origin = (result) => [result.simulated ? "simulated" : "", result.tool, result.source];
+  // Chance alone, or what the model may be off by, where nothing was measured.
+  const doubt = (result, key) => result.model[key] ?? result.sure[key];
+  const plusMinus = (result, key) => {
+    const model = result.model[key], interval = result.sure[key];
+    if (model) return ` (${number(model[0])}–${number(model[1])})`;
+    return interval ? ` ± ${number((interval[1] - interval[0]) / 2)}` : "";
+  };
 
   // Lines of a throughput plot: one for each scenario, server and origin.
   function series() {
     const found = new Map();
     for (const result of results) {
-      const origin = [result.tool, result.source].filter(Boolean).join(", ");
-      const key = [result.scenario, result.server, origin].filter(Boolean).join(" · ");
+      const key = [result.scenario, result.server, origin(result).filter(Boolean).join(", ")].filter(Boolean).join(" · ");
       if (!found.has(key)) found.set(key, []);
       found.get(key).push(result);
     }
@@ -109,7 +26,7 @@
     return names.map((name, index) => ({ name: brief[index], results: found.get(name), color: color(index) }));
   }
 
-  function overview(main) {
+  function overview() {
     make(main, "h2", {}, "Results");
     const holder = make(make(main, "div", { class: "card scroll", tabindex: "0", role: "region", "aria-label": "results" }), "table");
     const head = make(make(holder, "thead"), "tr");
@@ -117,7 +34,7 @@
     const body = make(holder, "tbody");
     let heading = "";
     for (const result of results) {
-      const title = [result.scenario, result.tool, result.source].filter(Boolean).join(" · ");
+      const title = [result.scenario, ...origin(result)].filter(Boolean).join(" · ");
       if (title !== heading) {
         heading = title;
         const cell = make(make(body, "tr"), "td", { colspan: "12", class: "tags" }, title);
@@ -126,9 +43,9 @@
       const f = result.figures, row = make(body, "tr");
       const spread = (of, what) => number(of ? of[what] : null);
       for (const text of [
-        result.point, `${spread(f.ttft, "mean")}${plusMinus(result.sure.ttft)}`, spread(f.ttft, "p99"),
-        `${spread(f.tpot, "mean")}${plusMinus(result.sure.tpot)}`, spread(f.tpot, "p99"), spread(f.itl, "p99"),
-        `${number(f.output)}${plusMinus(result.sure.output)}`, number(f.total), `${f.ok}`,
+        result.point, `${spread(f.ttft, "mean")}${plusMinus(result, "ttft")}`, spread(f.ttft, "p99"),
+        `${spread(f.tpot, "mean")}${plusMinus(result, "tpot")}`, spread(f.tpot, "p99"), spread(f.itl, "p99"),
+        `${number(f.output)}${plusMinus(result, "output")}`, number(f.total), `${f.ok}`,
       ]) make(row, "td", {}, text);
       make(row, "td", f.failed ? { class: "bad" } : {}, `${f.failed}`);
       make(row, "td", {}, number(f.littles_law, 2));
@@ -136,20 +53,20 @@
     }
   }
 
-  function throughput(main) {
+  function throughput() {
     make(main, "h2", {}, "Throughput against latency");
     const grid = make(main, "div", { class: "grid" });
     const lines = series();
     for (const [key, title] of [["tpot", "TPOT"], ["ttft", "TTFT"]]) {
-      const made = card(grid, `Output throughput against ${title}`, "Each dot is a load; further left and higher is better. Bars: 95 % intervals. Hollow: breaks the limits.");
+      const made = card(grid, `Output throughput against ${title}`, `Each dot is a load; further left and higher is better. Bars: 95 % intervals${results.some((result) => result.simulated) ? " (of what was simulated: where 80 of 100 truths lie)" : ""}. Hollow: breaks the limits.`);
       const at = (result) => [result.figures[key]?.mean, result.figures.output];
       const dots = results.filter((result) => at(result).every(known));
       if (!dots.length) { make(made, "p", { class: "why" }, "No result has both figures."); continue; }
       const limits = [...new Set(results.map((result) => result.limits?.[key]).filter(known))];
-      const most = Math.max(...dots.map((result) => Math.max(at(result)[0], result.sure[key]?.[1] ?? 0)));
+      const most = Math.max(...dots.map((result) => Math.max(at(result)[0], doubt(result, key)?.[1] ?? 0)));
       const shown = limits.filter((limit) => limit < 2.5 * most);
       const frame = plot(made, {
-        x: [0, 1.06 * Math.max(most, ...shown)], y: [0, 1.1 * Math.max(...dots.map((result) => at(result)[1]))],
+        x: [0, 1.06 * Math.max(most, ...shown)], y: [0, 1.1 * Math.max(...dots.map((result) => Math.max(at(result)[1], doubt(result, "output")?.[1] ?? 0)))],
         xName: `mean ${title}, ms`, yName: "output tokens / s", label: `Output tokens per second against mean ${title}`,
       });
       const { svg, toX, toY } = frame;
@@ -160,16 +77,16 @@
       if (limits.length && !shown.length) make(made, "p", { class: "why" }, `The limit, ${time(Math.min(...limits))}, is far to the right of what was measured.`);
       for (const line of lines) {
         const points = line.results.filter((result) => at(result).every(known)).sort((a, b) => (a.load ?? 0) - (b.load ?? 0));
-        if (points.length > 1) make(svg, "path", { d: path(points.map(at), toX, toY), fill: "none", stroke: line.color, "stroke-width": 1.8, "stroke-dasharray": points[0].tool ? "4 3" : "none" });
+        if (points.length > 1) make(svg, "path", { d: path(points.map(at), toX, toY), fill: "none", stroke: line.color, "stroke-width": 1.8, "stroke-dasharray": points[0].simulated ? "1 4" : points[0].tool ? "4 3" : "none", "stroke-linecap": "round" });
         points.forEach((result, n) => {
           const [x, y] = at(result), x_ = toX(x), y_ = toY(y);
-          for (const [interval, upright] of [[result.sure.output, true], [result.sure[key], false]]) {
+          for (const [interval, upright] of [[doubt(result, "output"), true], [doubt(result, key), false]]) {
             if (!interval) continue;
             const [a, b] = interval.map(upright ? toY : toX);
             make(svg, "line", upright ? { x1: x_, x2: x_, y1: a, y2: b, stroke: line.color, opacity: 0.45 } : { x1: a, x2: b, y1: y_, y2: y_, stroke: line.color, opacity: 0.45 });
           }
           const dot = make(svg, "circle", { cx: x_, cy: y_, r: 4.5, fill: result.keeps === false ? "var(--card)" : line.color, stroke: line.color, "stroke-width": 2 });
-          tell(dot, `${result.point}\n${number(y)} output tok/s, TPOT ${time(result.figures.tpot?.mean)}, TTFT ${time(result.figures.ttft?.mean)}`);
+          tell(dot, `${result.simulated ? "simulated, " : ""}${result.point}\n${number(y)} output tok/s, TPOT ${time(result.figures.tpot?.mean)}, TTFT ${time(result.figures.ttft?.mean)}`);
           if (known(result.load) && (points.length < 12 || n % 2 === 0)) make(svg, "text", { x: x_ + 8, y: y_ + 14 }, short(result.load));
         });
       }
@@ -261,14 +178,14 @@
     legend(made, entries);
   }
 
-  function close(main) {
+  function close() {
     const detailed = results.findLastIndex((result) => result.timeline);
     const shown = detailed < 0 ? results.length - 1 : detailed;
     make(main, "h2", {}, "One load in detail");
     const choice = make(main, "p");
     const label = make(choice, "label", { for: "choice" }, "Load: ");
     const select = make(choice, "select", { id: "choice" });
-    results.forEach((result, n) => make(select, "option", { value: n }, [result.name, result.point, result.tool, result.source].filter(Boolean).join(" · ")));
+    results.forEach((result, n) => make(select, "option", { value: n }, [result.name, result.point, ...origin(result)].filter(Boolean).join(" · ")));
     select.value = String(shown);
     if (results.length < 2) { select.hidden = true; label.textContent = `${results[0].name}, ${results[0].point}`; }
     const grid = make(main, "div", { class: "grid" });
@@ -286,16 +203,17 @@
     draw();
   }
 
-  function conditions(main) {
+  function conditions() {
     if (data.notes.length) {
       make(main, "h2", {}, "To be careful about");
       const list = make(make(main, "div", { class: "card" }), "ul", { class: "notes" });
       for (const note of data.notes) make(list, "li", {}, note);
     }
-    make(main, "h2", {}, "Who was measured, and by whom");
+    make(main, "h2", {}, "Who was asked, and by whom");
     const holder = make(main, "div", { class: "card" });
     for (const line of new Set(results.map((result) => [result.server, result.url].filter(Boolean).join(" at ")))) make(holder, "p", { class: "tags" }, `server: ${line}`);
-    for (const line of new Set(results.map((result) => result.client))) make(holder, "p", { class: "tags" }, `client: ${line}`);
+    for (const line of new Set(results.filter((result) => !result.simulated).map((result) => result.client))) make(holder, "p", { class: "tags" }, `client: ${line}`);
+    for (const line of new Set(results.map((result) => result.simulated).filter(Boolean))) make(holder, "p", { class: "tags" }, `simulated, not measured: ${line}`);
     const flags = Object.entries(results.find((result) => Object.keys(result.flags).length)?.flags ?? {});
     if (flags.length) {
       const more = make(holder, "details");
@@ -304,12 +222,6 @@
     }
   }
 
-  document.title = data.title;
-  document.getElementById("title").textContent = data.title;
-  const scenarios = [...new Set(results.map((result) => result.scenario))];
-  document.getElementById("subtitle").textContent = results.length ? `${scenarios.join("; ")} — ${results[0].server}` : "There are no results.";
-  document.getElementById("footer").textContent = `Made ${data.created} by fullbore bench. TTFT: from sending to the first token. TPOT: (end − first token) / (tokens − 1). Throughput counts the whole run, ramp and drain included.`;
-  const main = document.getElementById("main");
-  if (results.length) { overview(main); throughput(main); close(main); conditions(main); }
-  document.documentElement.dataset.drawn = String(document.querySelectorAll("svg").length);
+  if (results.length) { overview(); throughput(); close(); conditions(); }
+  sheet.done();
 })();

@@ -42,6 +42,12 @@ class Opened:
     console: tuple[str, ...]
     requests: tuple[str, ...]
 
+    @property
+    def drawn(self) -> int:
+        """Plots on the page; -1 where its script did not come to its end."""
+        found = re.search(r'data-drawn="(\d+)"', self.dom)
+        return int(found[1]) if found else -1
+
 
 def open_page(path: Path, profile: Path, *flags: str) -> Opened:
     """Raises subprocess errors when the browser fails. ``profile``: a folder that is not there yet."""

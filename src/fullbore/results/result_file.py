@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 
 from fullbore import __version__
-from fullbore.bench.files import replace_file
-from fullbore.bench.identity import Machine, Server
-from fullbore.bench.report import Asked, Result
-from fullbore.errors import FullboreError, UsageError
+from fullbore.errors import FullboreError
+from fullbore.results.files import replace_file
+from fullbore.results.identity import Machine, Server, Simulation
+from fullbore.results.result import Asked, Result
 from fullbore.scenario.histogram import Histogram
 from fullbore.scenario.metrics import Figures, Record, Spread
 from fullbore.scenario.samples import Certainty
@@ -70,17 +70,7 @@ class Entry(msgspec.Struct):
     failed: bool
     tool: str
     remarks: tuple[str, ...]
-
-
-def check_writable(path: str, flag: str = "--json") -> None:
-    """Raise UsageError before the measuring rather than after it."""
-    folder = Path(path).absolute().parent
-    if Path(path).is_dir():
-        raise UsageError(f"{flag} {path} is a folder; name a file")
-    if not folder.is_dir():
-        raise UsageError(f"{flag} {path}: there is no folder {folder}; make it first")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"{flag} {path}: the folder {folder} cannot be written to")
+    simulated: Simulation | None = None
 
 
 def write_json(path: str | Path, results: Sequence[Result]) -> Path:
@@ -148,6 +138,7 @@ def _entry(result: Result) -> Entry:
         failed=result.failed,
         tool=result.tool,
         remarks=result.remarks,
+        simulated=result.simulated,
     )
 
 
@@ -171,6 +162,7 @@ def _result(entry: Entry, source: str) -> Result:
         failed=entry.failed,
         tool=entry.tool,
         remarks=entry.remarks,
+        simulated=entry.simulated,
         source=source,
     )
 

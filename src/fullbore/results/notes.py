@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from fullbore.bench.report import Result
+from fullbore.results.result import Result
 
 LITTLES_LAW_LOW, LITTLES_LAW_HIGH = 0.9, 1.02
 
@@ -15,6 +15,8 @@ def notes(results: Sequence[Result]) -> list[str]:
 def _notes(result: Result) -> Iterator[str]:
     got, lag = result.figures, result.lag_ms
     where = f"{result.scenario.name} at {result.point}"
+    if result.simulated:
+        yield f"simulated, not measured: {result.simulated.describe()}"
     if result.ended_early:
         cancelled = f"; {got.requests_cancelled} cancelled in flight" if got.requests_cancelled else ""
         yield f"{where}: {result.ended_early}{cancelled}"

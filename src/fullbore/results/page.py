@@ -1,23 +1,28 @@
 """One page with the plots of a benchmark: a single file that opens without a network.
 
-Python says what is drawn (``facts``), ``html/page.js`` draws it. Results of other tools, of files and of
+Python says what is drawn (``facts``), ``html/results.js`` draws it. Results of other tools, of files and of
 simulations are drawn by the same code; what they lack is left out with a word why.
 """
 
-import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fullbore.bench.files import replace_file
-from fullbore.bench.notes import notes
-from fullbore.bench.report import OURS, Result
+from fullbore.results.files import replace_file
+from fullbore.results.notes import notes
+from fullbore.results.result import OURS, Result
+from fullbore.results.table import report
 from fullbore.scenario.confidence import Interval
 from fullbore.scenario.histogram import GROWTH, Histogram
 from fullbore.scenario.metrics import Spread, percentile
+from fullbore.screen import as_text
+from fullbore.sheet.sheet import Sheet
 
-HERE = Path(__file__).with_name("html")
+SCRIPT = Path(__file__).with_name("html") / "results.js"
+DEFINITIONS = (
+    "TTFT: from sending to the first token. TPOT: (end − first token) / (tokens − 1). "
+    "Throughput counts the whole run, ramp and drain included."
+)
 MOST_ROWS = 500  # requests of one waterfall; of more, every so-manieth is drawn
 QUANTILES = 200  # points of a distribution's curve
 
@@ -29,27 +34,16 @@ def write_page(path: str | Path, results: Sequence[Result], title: str = "Benchm
 
 def page(results: Sequence[Result], title: str = "Benchmark") -> str:
     """The whole file's text."""
-    parts = {name: (HERE / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
-    data = {
-        "title": title,
-        "created": datetime.now(UTC).isoformat(timespec="minutes"),
-        "notes": notes(results),
-        "results": [facts(result) for result in results],
-    }
-    text = parts["page.html"]
-    for mark, content in (
-        ("/*style*/", parts["page.css"]),
-        ("/*script*/", parts["page.js"]),
-        ("/*data*/", _embedded(data)),
-    ):
-        text = text.replace(mark, content, 1)
-    return text
-
-
-def _embedded(data: Any) -> str:
-    """JSON that no text in it can break out of: HTML ends a script at ``</script`` and bends at ``<!--``."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)  # ASCII, so no line separators either
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    scenarios = "; ".join(dict.fromkeys(result.scenario.summary for result in results))
+    servers = "; ".join(dict.fromkeys(result.server.describe() for result in results))
+    return Sheet(
+        title=title,
+        subtitle=f"{scenarios} — {servers}" if results else "There are no results.",
+        data={"notes": notes(results), "results": [facts(result) for result in results]},
+        script=SCRIPT,
+        plain=as_text(report(results)),
+        made=f"fullbore. {DEFINITIONS}",
+    ).text()
 
 
 def facts(result: Result) -> dict[str, Any]:
@@ -67,6 +61,7 @@ def facts(result: Result) -> dict[str, Any]:
         "tool": "" if result.tool == OURS else result.tool,
         "source": Path(result.source).name,  # a page is passed around: no folders of this machine
         "remarks": list(result.remarks),
+        "simulated": result.simulated.describe() if result.simulated else "",
         "limits": limits
         and {"ttft": limits.ttft_ms, "tpot": limits.tpot_ms, "percentile": limits.percentile},
         "keeps": result.keeps_limits,
@@ -88,6 +83,12 @@ def facts(result: Result) -> dict[str, Any]:
             "output": _interval(sure.output_tok_s),
             "ttft": _interval(sure.ttft_ms),
             "tpot": _interval(sure.tpot_ms),
+        },
+        # Of what was simulated: where 80 of 100 truths lie by the model's own account.
+        "model": {
+            "output": result.model_range("output_tok_s"),
+            "ttft": result.model_range("ttft_ms"),
+            "tpot": result.model_range("tpot_ms"),
         },
         "curves": _curves(result),
         "timeline": _timeline(result),

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from fullbore.bench.page import write_page
-from fullbore.bench.report import Result
-from fullbore.bench.result_file import write_json
+from fullbore.results.page import write_page
+from fullbore.results.result import Result
+from fullbore.results.result_file import write_json
 
 
 def save(results: Sequence[Result], json_path: str, html_path: str, screen: Console) -> None:
@@ -18,4 +18,9 @@ def save(results: Sequence[Result], json_path: str, html_path: str, screen: Cons
                 f"{json_path} cannot be written any more; the results are in {written}", style="yellow"
             )
     if html_path:
-        write_page(html_path, results, f"{results[0].server.model or 'Benchmark'}, measured")
+        write_page(html_path, results, f"{results[0].server.model or 'Benchmark'}, {_how(results)}")
+
+
+def _how(results: Sequence[Result]) -> str:
+    kinds = {"measured" if each.simulated is None else "simulated" for each in results}
+    return " and ".join(sorted(kinds))

@@ -1,0 +1,1 @@
+"""Pages of plots: one HTML file each, which opens without a network."""
