@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from fullbore.hardware.servers import find_server
 from fullbore.model.config import parse_config
 from fullbore.model.presets import PRESETS
+from fullbore.parallel.layout import parse_layout
 from fullbore.plan.closed_loop import Load, run
 from fullbore.steptime import profiles
 from fullbore.steptime.factors import Factors
-from fullbore.steptime.layout import parse_layout
 from fullbore.steptime.model import Setting, StepTime
 from fullbore.steptime.network import find_recipe
 from fullbore.steptime.profiles import policy_of
@@ -53,10 +53,10 @@ class Prior:
 
 # Medians: operators of SGLang 0.5.14 on H200 (expert weights at 0.8 to 0.9 of the bandwidth, latents at 0.93,
 # all-reduce of 16 rows 8 us and of 1024 rows at 0.6 of the links, 13 kernels a layer of 5 to 12 us where
-# bytes explain 1 to 3, dense products of 8192 tokens at 0.45 to 0.6 of the peak, routed experts at 0.19, in FP4 on
-# B200 at 0.13); the first waves of H200 are 0.9 to 1.8 s late in published percentiles, those of MI355X of 2025
-# 2.1 to 2.7 s; MI300X: triad 0.79 of peak, best FP8 product 0.44, RCCL at 0.7 of the links for large
-# messages and tens of us for small ones. The rest is judgement, made by people who had seen the rows.
+# bytes explain 1 to 3, dense products of 8192 tokens at 0.45 to 0.6 of the peak, routed experts at 0.19, in
+# FP4 on B200 at 0.13); first waves in published percentiles (0.9 to 1.8 s late on H200, 2.1 to 2.7 on MI355X
+# in 2025); MI300X: triad 0.79 of peak, best FP8 product 0.44, RCCL at 0.7 of the links for large messages and
+# tens of us for small ones. The rest is judgement, made by people who had seen the rows.
 PRIORS: Mapping[str, Prior] = {
     "memory": Prior(0.85, 0.6, 0.15, 0.1, software=False),
     "attention": Prior(0.9, 0.5, 0.1, 0.1, software=False, amd_wider=4.0),
@@ -74,10 +74,10 @@ PRIORS: Mapping[str, Prior] = {
     "cold_ms": Prior(1000.0, 2500.0, 0.6, 0.4),
 }
 # Medians of a part other than 1. TensorRT-LLM against SGLang in the operator times on H200, experts in tp8:
-# 46 us more at 16 tokens, and 0.4 of the arithmetic of experts. On B200, SGLang's experts reach 0.13 of the peak; its
-# launch script compiles no products at first use, as that of H200 does. CDNA4 has no rows: half as many I/O dies as
-# CDNA3 to cross, a higher clock, and libraries tuned for it first, so that a step should gain at least what
-# the bandwidth does. That is a judgement, and its interval is wide.
+# 46 us more at 16 tokens, and 0.4 of the arithmetic. On B200, SGLang's experts reach 0.13 of the peak; its
+# launch script compiles no products at first use, as that of H200 does. CDNA4 has no rows: half as many I/O
+# dies as CDNA3 to cross, a higher clock, and libraries tuned for it first, so that a step should gain
+# at least what the bandwidth does. That is a judgement, and its interval is wide.
 PARTS: Mapping[Key, float] = {
     ("layer_us", "trtllm@hopper"): 1.45,
     ("experts", "trtllm@hopper"): 0.4,

@@ -4,6 +4,7 @@ Scheduler, loop, runner, sampler and messages work as in service on a model that
 """
 
 import sys
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ WARM, STEPS, TURNS = 40, 50, 20  # the least of TURNS readings of STEPS steps is
 
 class NoModel:
     """Greedy token 0 for every row."""
+
+    config = SimpleNamespace(vocab_size=VOCAB)
 
     def __init__(self) -> None:
         self._logits, self._tokens = torch.zeros(64, VOCAB, dtype=torch.bfloat16), torch.zeros(64).long()

@@ -18,8 +18,8 @@ from statistics import fmean
 from benchmarks.fit import DEEPSEEK, Row, rows
 from fullbore.errors import CapacityError
 from fullbore.hardware.servers import find_server
+from fullbore.parallel.layout import parse_layout
 from fullbore.plan.point import predict
-from fullbore.steptime.layout import parse_layout
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import find_recipe
 from fullbore.steptime.profiles import find_profile

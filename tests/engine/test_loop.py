@@ -25,6 +25,7 @@ from fullbore.engine.messages import (
 from fullbore.engine.scheduler import Scheduler
 from fullbore.engine.step import Step
 from fullbore.errors import IntegrityError
+from fullbore.hardware.device import DeviceLostError
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -154,6 +155,18 @@ def test_a_fault_that_passes_is_not_noticed_by_a_lone_request() -> None:
 
     wire = serve([[Submit(1, [5], 3, GREEDY)]], FakeRunner(disturb=once))
     assert [event.token for event in wire.events(1)] == expected([5], 3)
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_a_device_that_is_lost_ends_the_loop_and_no_request_is_blamed(lookahead: int) -> None:
+    def lose(step: Step) -> None:
+        if step.number == 3:
+            raise DeviceLostError("the GPU refuses all work")
+
+    wire = ScriptedWire([[Submit(1, [1], 50, GREEDY)]])
+    with pytest.raises(DeviceLostError):
+        Loop(scheduler(), FakeRunner(disturb=lose), wire, VOCAB, lookahead).run()
+    assert not any(event.finish for event in wire.events(1))
 
 
 def test_an_idle_loop_waits_for_commands_and_its_heart_beats() -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from fullbore.engine import sampler
+from fullbore.engine.draws import Draws, kept_tokens, ranked, uniforms
 from fullbore.engine.messages import Sampling
-from fullbore.engine.sampler import NOT_FINITE, SampleRow, kept_tokens, uniforms
-from fullbore.engine.sampler import _ranked as ranked
+from fullbore.engine.sampler import NOT_FINITE, SampleRow
 from fullbore.engine.step import Sampled
 from fullbore.kernels.torch.greedy import TorchGreedy
 
@@ -85,7 +86,10 @@ def test_top_k_top_p_and_min_p_keep_exactly_the_set_of_the_definition(
 ) -> None:
     probabilities = torch.softmax(torch.tensor([logits for logits, _ in cases]), dim=1)
     values, ids = ranked(probabilities, 40)
-    kept = kept_tokens(values, [sampling for _, sampling in cases], 40).tolist()
+    rows = [row(replace(sampling, temperature=1.0)) for _, sampling in cases]
+    arrays = sampler._draw_arrays(rows, 40)
+    wishes = Draws(*(torch.from_numpy(arrays[field]) for field in Draws._fields))
+    kept = kept_tokens(values, wishes, 40).tolist()
     for index, (_, sampling) in enumerate(cases):
         expected = reference_kept(probabilities[index].tolist(), sampling)
         assert set(ids[index, : kept[index]].tolist()) == expected

@@ -3,7 +3,7 @@
 What a request brings cannot end the loop: its numbers are checked before the scheduler sees them, a row
 that fails is found and ended alone, and the others go on with the same tokens. What does leave the loop is an
 error in our own bookkeeping (IntegrityError and whatever else the scheduler raises): pages may then be shared
-wrongly, and the only safe answer is a fresh engine.
+wrongly, and the only safe answer is a fresh engine. It is too where a device does nothing any more.
 """
 
 import logging
@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from fullbore.engine.messages import Abort, Command, Emitted, FlushCache, Outputs, Report, Shutdown, Submit
 from fullbore.engine.scheduler import Scheduler
 from fullbore.engine.step import Row, Sampled, Step
+from fullbore.hardware.device import DeviceLostError
 
 HEARTBEAT_S = 0.5
 _log = logging.getLogger(__name__)
@@ -135,6 +136,8 @@ class Loop:
     def _launch(self, step: Step) -> Handle | None:
         try:
             return self._runner.launch(step)
+        except DeviceLostError:
+            raise
         except Exception:  # noqa: BLE001 - whatever a row makes the model raise must not end the engine
             _log.exception("step %d with %d rows failed at its launch", step.number, len(step.rows))
             return None
@@ -146,6 +149,8 @@ class Loop:
         if handle is not None:
             try:
                 sampled = handle.sampled()
+            except DeviceLostError:
+                raise
             except Exception:  # noqa: BLE001 - as in _launch
                 _log.exception("step %d with %d rows failed", step.number, len(step.rows))
         if sampled is None:
@@ -163,13 +168,15 @@ class Loop:
         """
         sampled: dict[int, Sampled] = {}
         failed: dict[int, str] = {}
-        parts = _halves(step.rows) if len(step.rows) > 1 else [step.rows]
+        parts = _halves(step.rows)
         while parts:
             rows = parts.pop()
             try:
                 # ``started`` was taken in when the step was launched; ``ended`` waits for the last part.
-                part = replace(step, rows=rows, started=(), ended=())
+                part = Step(step.number, rows)
                 sampled.update(self._runner.launch(part).sampled())
+            except DeviceLostError:
+                raise
             except Exception as error:  # noqa: BLE001 - as in _launch
                 if len(rows) > 1:
                     parts += _halves(rows)
@@ -177,13 +184,14 @@ class Loop:
                 for row in rows:
                     _log.error("request %d fails alone: %s: %s", row.request, type(error).__name__, error)
                     failed[row.request] = f"the model failed on this request ({type(error).__name__})"
-        self._runner.launch(replace(step, rows=(), started=())).sampled()
+        self._runner.launch(Step(step.number, (), (), step.ended)).sampled()
         return sampled, failed
 
 
 def _halves(rows: tuple[Row, ...]) -> list[tuple[Row, ...]]:
+    """Two, or the one row that there is."""
     middle = len(rows) // 2
-    return [rows[:middle], rows[middle:]]
+    return [part for part in (rows[:middle], rows[middle:]) if part]
 
 
 def _seeded(submit: Submit) -> Submit:

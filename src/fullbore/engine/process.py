@@ -24,7 +24,6 @@ from fullbore.engine.loop import Runner as AnyRunner
 from fullbore.engine.messages import PROTOCOL, Failed, Hello, Progress, Ready, Sampling
 from fullbore.engine.options import EngineOptions
 from fullbore.engine.scheduler import Scheduler
-from fullbore.engine.sizing import size_cache
 from fullbore.engine.step import Row, Started, Step
 from fullbore.engine.wire import EngineWire
 from fullbore.errors import CheckpointError, FullboreError
@@ -55,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(launch.parent)
     logging.basicConfig(format="%(asctime)s engine %(levelname)s %(message)s", stream=sys.stderr)
+    _log.setLevel(logging.INFO)
     wire = EngineWire(Path(launch.run_dir))
     try:
         greet(wire, _GREETING_S)
@@ -103,8 +103,11 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
     # Imported here so that a peer of another version is refused at once, not after torch has loaded.
     import torch
 
-    from fullbore.engine.runner import Runner
+    from fullbore.engine.emulation import emulation_of
+    from fullbore.engine.memory import LOADING
+    from fullbore.engine.startup import Startup
     from fullbore.hardware.device import find_device
+    from fullbore.model.config import load_config
     from fullbore.model.load import load_model
     from fullbore.model.locate import locate
     from fullbore.ops.setting import Setting
@@ -123,19 +126,34 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             wire.send(Progress(done, total))
 
     setting = Setting.of(
-        options.scenario, options.concurrency, options.threads, options.max_num_batched_tokens
+        options.scenario,
+        options.concurrency,
+        options.threads,
+        options.max_num_batched_tokens,
+        device.kind,
     )
     tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, device.free_bytes())
-    model = load_model(
-        folder, options.dtype, progress, tuned, options.weights, options.kv_cache_dtype, device
-    )
+    emulation = emulation_of(options, load_config(folder), device.usual_links)
+    startup = Startup(options, device)
+    with startup.holdings.during(LOADING):
+        model = load_model(
+            folder,
+            options.dtype,
+            progress,
+            tuned,
+            options.weights,
+            options.kv_cache_dtype,
+            device,
+            emulation.role,
+            options.random_weights,
+        )
+    startup.note_weights(model)
     for line in shortfalls(model.selection):
         _log.warning("%s", line)
     config = model.config
     # Of one token, as a page of any size that was asked for may be more than there is.
     token_bytes = sum(layer.nbytes for layer in model.new_cache(1, 1))
-    bytes_per_page = options.page_size * token_bytes
-    sizes = size_cache(options, config.max_position_embeddings, bytes_per_page, device.free_bytes())
+    sizes = startup.size(model, token_bytes)
     scheduler = Scheduler(
         pages=sizes.pages,
         page_size=options.page_size,
@@ -146,8 +164,10 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
         eos_token_ids=config.eos_token_ids,
         prefix_caching=options.prefix_caching,
     )
-    runner = Runner(model, sizes.pages, options.page_size, config.eos_token_ids)
+    runner = startup.runner(model, sizes)
     _try(runner, config.bos_token_id or 0, folder)
+    if startup.told:
+        _log.info("%s", startup.told)
     wire.send(
         Ready(
             vocab_size=config.vocab_size,
@@ -155,16 +175,21 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             page_size=options.page_size,
             pages=sizes.pages,
             eos_token_ids=list(config.eos_token_ids),
-            fingerprint=fingerprint(folder),
+            fingerprint=fingerprint(folder, emulation.mark),
             kv_cache_dtype="fp8"
             if model.row.bits == 8
             else str(model.row.type(model.dtype)).removeprefix("torch."),
             kv_bytes_per_token=token_bytes,
             weights=model.format,
             conversion=model.conversion,
+            emulated=emulation.mark,
+            emulates=list(emulation.notes),
+            groups=emulation.groups,
+            weight_bytes=model.bytes,
         )
     )
-    return Loop(scheduler, runner, wire, config.vocab_size)
+    # The CPU has finished a step when its launch returns; a GPU works on it while the next is planned.
+    return Loop(scheduler, runner, wire, config.vocab_size, lookahead=0 if device.kind == "cpu" else 1)
 
 
 def _try(runner: AnyRunner, token: int, folder: Path) -> None:
@@ -179,9 +204,10 @@ def _try(runner: AnyRunner, token: int, folder: Path) -> None:
         )
 
 
-def fingerprint(folder: Path) -> str:
-    """A hash of the config and of samples all over every weight file: cheap, and changes with the weights."""
-    digest = hashlib.blake2b(digest_size=16)
+def fingerprint(folder: Path, mark: str = "") -> str:
+    """A hash of the config and of samples all over every weight file: cheap, and changes with the weights.
+    ``mark``: what else they depend on."""
+    digest = hashlib.blake2b(mark.encode(), digest_size=16)
     digest.update((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         if not path.is_file():  # a folder, or a link to what was never downloaded: none of the weights

@@ -12,34 +12,42 @@ The order of effects on a row's logits:
 Reported logprobs are of the model's own distribution: log-softmax of the logits before all of that.
 
 Every draw uses one number that depends on (seed, index of the generated token) alone, and every reduction
-below works along a row without looking at the others: a seeded request gets the same tokens alone, in any
+works along a row without looking at the others: a seeded request gets the same tokens alone, in any
 batch and after a preemption.
+
+Three parts, so that a device need not wait for the host nor the host for a device: ``plan`` says in arrays
+what rows ask for, ``choose`` computes where the logits are, ``told`` reads what came back.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fullbore.engine.draws import Draws, draw, uniforms
 from fullbore.engine.messages import Sampling
 from fullbore.engine.step import Sampled
 from fullbore.ops.greedy import NOT_FINITE as GREEDY_NOT_FINITE
 
 Ids = npt.NDArray[np.int64]
+Arrays = dict[str, npt.NDArray[np.generic]]
 Greedy = Callable[[Tensor], Tensor]  # logits [rows, vocab] -> [rows]: the ``greedy`` operator
 
 NOT_FINITE = "logits not finite"
 MAX_TOP_LOGPROBS = 20
-# top_k, top_p and min_p keep the best few tokens: looking at this many avoids sorting the vocabulary.
-_DEPTH = 1024
+_EDITS = ("bias", "bar", "repetition", "repeat")  # in their order
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:
-    """What the sampler must know of one row. ``seed`` is never None: the engine chose one at submit."""
+    """What the sampler must know of one row. ``seed`` is never None: the engine chose one at submit.
+
+    Only penalties look at the values of ``generated``; else its length is enough.
+    """
 
     sampling: Sampling
     seed: int
@@ -47,80 +55,146 @@ class SampleRow:
     generated: Ids
 
 
-def sample(
-    logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Sequence[int], greedy: Greedy
-) -> list[Sampled]:
-    """One token for each row of ``logits`` [rows, vocab] in any float type. ``greedy``: the bound operator.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the rows of a step ask for beyond their best token, ``arrays`` being for the device.
 
-    A row with a value that is not finite gets an error instead of a token; the others are not affected.
+    wished [W]: which rows ask for anything. Of those: drawn [D]: which draw, with an array for each field of
+    ``Draws``; asked [A]: which want logprobs. NAME.at, NAME.ids, NAME.by for each of ``edits``: (row, token,
+    value), a (row, token) occurs once.
     """
-    if not rows:
-        return []
-    best: list[int] = greedy(logits).tolist()
-    results = [
-        Sampled(-1, None, (), NOT_FINITE) if token == GREEDY_NOT_FINITE else Sampled(token, None, ())
-        for token in best
-    ]
-    at = [index for index, row in enumerate(rows) if not results[index].error and not _is_plain(row)]
-    if at:
-        wishes = [rows[index] for index in at]
-        wished = _sample_as_wished(
-            (logits if len(at) == len(rows) else logits[at]).float(), wishes, eos_token_ids
-        )
-        for index, result in zip(at, wished, strict=True):
-            results[index] = result
-    return results
+
+    rows: int
+    arrays: Arrays
+    edits: tuple[str, ...]
+    logprobs: tuple[tuple[int, int], ...]  # of the rows asked: (which of all rows, how many)
+
+    @property
+    def looks(self) -> bool:
+        """Whether ``choose`` looks at values of the device, and so waits for it."""
+        return len(self.arrays.get("cut", ())) > 0
 
 
-def _is_plain(row: SampleRow) -> bool:
-    """Whether the best token of the model's own logits is all that the row asks for."""
-    wish = row.sampling
+class Chosen(NamedTuple):
+    """What ``choose`` found, on the device or copied from there. tokens: [rows] int64, negative where the
+    logits are not finite; logprob: [A] float32 of them; best, ids: [A, MAX_TOP_LOGPROBS]."""
+
+    tokens: Tensor
+    logprob: Tensor | None = None
+    best: Tensor | None = None
+    ids: Tensor | None = None
+
+
+def wants_values(wish: Sampling) -> bool:
+    """Whether its draws depend on which tokens were generated."""
+    return wish.repetition_penalty != 1.0 or bool(wish.presence_penalty or wish.frequency_penalty)
+
+
+def is_plain(wish: Sampling, generated: int) -> bool:
+    """Whether, after so many tokens, it asks for no more than the best token of the model's own logits."""
     return (
         wish.temperature <= 0
         and wish.logprobs < 0
         and wish.repetition_penalty == 1.0
         and not (wish.logit_bias or wish.presence_penalty or wish.frequency_penalty)
-        and len(row.generated) >= wish.min_tokens
+        and generated >= wish.min_tokens
     )
 
 
-def _sample_as_wished(
-    logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Sequence[int]
-) -> list[Sampled]:
-    """As ``sample``, for finite logits in float32 and any wishes."""
-    adjusted = _adjust(logits, rows, eos_token_ids)
-    tokens = adjusted.argmax(dim=1)  # [rows]
-    drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
+def plan(rows: Sequence[SampleRow], eos_token_ids: Sequence[int], vocab: int) -> Plan | None:
+    """None where the best token of the model's own logits is all that any row asks for."""
+    at = [index for index, row in enumerate(rows) if not is_plain(row.sampling, len(row.generated))]
+    if not at:
+        return None
+    wishes = [rows[index] for index in at]
+    edits = _edits(wishes, eos_token_ids)
+    asked = [index for index, row in enumerate(wishes) if row.sampling.logprobs >= 0]
+    drawn = [index for index, row in enumerate(wishes) if row.sampling.temperature > 0]
+    arrays: Arrays = {"wished": _ids(at), "asked": _ids(asked), "drawn": _ids(drawn)}
     if drawn:
-        at = torch.tensor(drawn, device=logits.device)
-        tokens[at] = _draw(adjusted[at], [rows[index] for index in drawn])
-    results = [Sampled(token, None, ()) for token in tokens.tolist()]
-    for index, result in _with_logprobs(logits, rows, tokens).items():
-        results[index] = result
+        arrays |= _draw_arrays([wishes[index] for index in drawn], vocab)
+    for name, edit in edits.items():
+        arrays |= {f"{name}.{part}": array for part, array in edit.arrays().items()}
+    told = tuple((at[index], wishes[index].sampling.logprobs) for index in asked)
+    return Plan(len(rows), arrays, tuple(edits), told)
+
+
+def choose(logits: Tensor, best: Tensor, plan: Plan | None, placed: Mapping[str, Tensor]) -> Chosen:
+    """logits: [rows, vocab] in any float type; best: [rows], the ``greedy`` operator's answer; placed:
+    ``plan.arrays`` on their device.
+
+    A row with a value that is not finite gets a negative token; the others are not affected.
+    """
+    if plan is None:
+        return Chosen(best)
+    wished, drawn, asked = placed["wished"], placed["drawn"], placed["asked"]
+    picked = _of(logits, wished).float()
+    adjusted = picked.clone() if plan.edits else picked
+    for name in plan.edits:
+        _edit(adjusted, name, *(placed[f"{name}.{part}"] for part in ("at", "ids", "by")))
+    tokens = adjusted.argmax(dim=1)  # [W]
+    if len(drawn):
+        tokens[drawn] = draw(_of(adjusted, drawn), Draws(*(placed[field] for field in Draws._fields)))
+    trusted = _of(best, wished)
+    tokens = torch.where(trusted == GREEDY_NOT_FINITE, trusted, tokens)
+    every = tokens if len(wished) == plan.rows else best.index_copy(0, wished, tokens)
+    if not len(asked):
+        return Chosen(every)
+    logprobs = torch.log_softmax(_of(picked, asked), dim=1)  # [A, vocab]
+    chosen = logprobs.gather(1, _of(tokens, asked).clamp_min(0)[:, None])[:, 0]
+    # Always the most that may be asked for, so that ties do not depend on the neighbours' wishes.
+    return Chosen(every, chosen, *torch.topk(logprobs, min(MAX_TOP_LOGPROBS, logits.shape[1]), dim=1))
+
+
+def told(chosen: Chosen, plan: Plan | None) -> list[Sampled]:
+    """What each row is told: its token, or an error where its logits were not finite."""
+    results = [
+        Sampled(token) if token >= 0 else Sampled(-1, None, (), NOT_FINITE)
+        for token in chosen.tokens.tolist()
+    ]
+    if plan is None or chosen.logprob is None or chosen.best is None or chosen.ids is None:
+        return results
+    found = zip(
+        plan.logprobs, chosen.logprob.tolist(), chosen.best.tolist(), chosen.ids.tolist(), strict=True
+    )
+    for (index, count), logprob, values, ids in found:
+        if not results[index].error:
+            top = tuple(zip(ids, values, strict=True))[:count]
+            results[index] = Sampled(results[index].token, logprob, top)
     return results
 
 
-def uniforms(seeds: Sequence[int], indices: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1), each a function of its (seed, index) alone.
-
-    Counter-based: the finaliser of SplitMix64 (Steele, Lea, Flood 2014) over the seed, then over
-    the index in the seed's own sequence.
-    """
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    seed = np.array([value & 0xFFFF_FFFF_FFFF_FFFF for value in seeds], dtype=np.uint64)
-    index = np.array(indices, dtype=np.uint64)
-    bits = _mix(_mix(seed + golden) + (index + np.uint64(1)) * golden)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def sample(
+    logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Sequence[int], greedy: Greedy
+) -> list[Sampled]:
+    """All three at once: a token for each row of ``logits`` [rows, vocab], or an error of that row alone."""
+    if not rows:
+        return []
+    wishes = plan(rows, eos_token_ids, logits.shape[1])
+    arrays = wishes.arrays if wishes else {}
+    placed = {name: torch.from_numpy(array).to(logits.device) for name, array in arrays.items()}
+    return told(choose(logits, greedy(logits), wishes, placed), wishes)
 
 
-class _Edits:
-    """Sparse edits of [rows, vocab]: each adds a run of (row, ids, values); a (row, id) occurs once."""
+def _draw_arrays(rows: Sequence[SampleRow], vocab: int) -> Arrays:
+    """The fields of ``Draws``."""
+    wishes = [row.sampling for row in rows]
+    cut = np.array(
+        [0 < wish.top_k < vocab or wish.top_p < 1.0 or wish.min_p > 0.0 for wish in wishes], dtype=bool
+    )
+    return {
+        "temperature": np.array([wish.temperature for wish in wishes], dtype=np.float32),
+        "top_k": _ids([wish.top_k if 0 < wish.top_k < vocab else vocab for wish in wishes]),
+        "top_p": np.array([wish.top_p for wish in wishes], dtype=np.float64),
+        "min_p": np.array([wish.min_p for wish in wishes], dtype=np.float64),
+        "uniform": uniforms([row.seed for row in rows], [len(row.generated) for row in rows]),
+        "whole": np.flatnonzero(~cut),
+        "cut": np.flatnonzero(cut),
+    }
+
+
+class _Edit:
+    """Sparse changes of [rows, vocab]: each adds a run of (row, tokens, values)."""
 
     def __init__(self) -> None:
         self._rows: list[int] = []
@@ -132,154 +206,47 @@ class _Edits:
         self._ids.append(ids)
         self._values.append(np.broadcast_to(np.asarray(values, dtype=np.float32), ids.shape))
 
-    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
-        """(rows, ids, values), each [edits]; None when there are none."""
-        if not self._rows:
-            return None
-        rows = np.repeat(np.array(self._rows, dtype=np.int64), [len(ids) for ids in self._ids])
-        arrays = (rows, np.concatenate(self._ids), np.concatenate(self._values))
-        at, token_ids, by = (torch.from_numpy(array).to(device) for array in arrays)
-        return at, token_ids, by
+    def arrays(self) -> Arrays:
+        """at, ids, by: each [edits]."""
+        at = np.repeat(_ids(self._rows), [len(ids) for ids in self._ids])
+        return {"at": at, "ids": np.concatenate(self._ids), "by": np.concatenate(self._values)}
 
 
-def _adjust(logits: Tensor, rows: Sequence[SampleRow], eos_token_ids: Sequence[int]) -> Tensor:
-    """Biases, bars and penalties; ``logits`` itself when no row asks for any."""
-    biases, bars, repetitions, repeats = _Edits(), _Edits(), _Edits(), _Edits()
+def _edits(rows: Sequence[SampleRow], eos_token_ids: Sequence[int]) -> dict[str, _Edit]:
+    """Biases, bars and penalties that any row asks for, in their order."""
+    found = {name: _Edit() for name in _EDITS}
     for index, row in enumerate(rows):
         wish = row.sampling
         if wish.logit_bias:
             biased = np.fromiter(wish.logit_bias.keys(), np.int64, len(wish.logit_bias))
-            biases.add(index, biased, np.fromiter(wish.logit_bias.values(), np.float32, len(biased)))
+            found["bias"].add(index, biased, np.fromiter(wish.logit_bias.values(), np.float32, len(biased)))
         if len(row.generated) < wish.min_tokens:
             ends = {*wish.stop_token_ids, *(() if wish.ignore_eos else eos_token_ids)}
-            bars.add(index, np.array(sorted(ends), dtype=np.int64), -np.inf)
+            found["bar"].add(index, _ids(sorted(ends)), -np.inf)
         if wish.repetition_penalty != 1.0:
             seen = np.unique(np.concatenate([row.prompt, row.generated]))
-            repetitions.add(index, seen, wish.repetition_penalty)
+            found["repetition"].add(index, seen, wish.repetition_penalty)
         if wish.presence_penalty or wish.frequency_penalty:
             seen, counts = np.unique(row.generated, return_counts=True)
             cost = wish.presence_penalty + wish.frequency_penalty * counts
-            repeats.add(index, seen, cost.astype(np.float32))
-    edits = [each.tensors(logits.device) for each in (biases, bars, repetitions, repeats)]
-    if not any(edits):
-        return logits
-    logits = logits.clone()
-    for kind, edit in enumerate(edits):
-        if edit is None:
-            continue
-        at, ids, values = edit
-        old = logits[at, ids]
-        if kind == 2:
-            new = torch.where(old > 0, old / values, old * values)
-        else:
-            new = old - values if kind == 3 else old + values
-        logits[at, ids] = new
-    return logits
+            found["repeat"].add(index, seen, cost.astype(np.float32))
+    return {name: edit for name, edit in found.items() if edit._rows}
 
 
-def _draw(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """One token a row, [rows] int64, from ``logits`` [rows, vocab]; every temperature is above 0."""
-    device, vocab = logits.device, logits.shape[1]
-    wishes = [row.sampling for row in rows]
-    temperature = torch.tensor([wish.temperature for wish in wishes], device=device)
-    # Subtracting the best first keeps the smallest temperatures from overflowing.
-    scaled = (logits - logits.amax(dim=1, keepdim=True)) / temperature.clamp(min=1e-30)[:, None]
-    probabilities = torch.softmax(scaled, dim=1)  # [rows, vocab]
-    uniform = torch.from_numpy(uniforms([row.seed for row in rows], [len(row.generated) for row in rows])).to(
-        device
-    )
-    cut = [0 < wish.top_k < vocab or wish.top_p < 1.0 or wish.min_p > 0.0 for wish in wishes]
-    tokens = torch.empty(len(rows), dtype=torch.int64, device=device)
-    whole = torch.tensor([not each for each in cut], device=device)
-    if not all(cut):
-        tokens[whole] = _invert(probabilities[whole].double().cumsum(dim=1), uniform[whole])
-    if any(cut):
-        few = [wish for wish, each in zip(wishes, cut, strict=True) if each]
-        tokens[~whole] = _draw_best(probabilities[~whole], few, uniform[~whole])
-    return tokens
+def _edit(logits: Tensor, name: str, at: Tensor, ids: Tensor, by: Tensor) -> None:
+    """One of the edits, in place."""
+    old = logits[at, ids]
+    if name == "repetition":
+        new = torch.where(old > 0, old / by, old * by)
+    else:
+        new = old - by if name == "repeat" else old + by
+    logits[at, ids] = new
 
 
-def _draw_best(probabilities: Tensor, wishes: Sequence[Sampling], uniform: Tensor) -> Tensor:
-    """As ``_draw``, for rows that cut the distribution; sorts the vocabulary only where it must."""
-    vocab = probabilities.shape[1]
-    depth = min(vocab, _DEPTH)
-    values, ids = _ranked(probabilities, depth)
-    kept = kept_tokens(values, wishes, vocab)
-    last = values.gather(1, kept[:, None] - 1)[:, 0]
-    # The cut lies beyond the depth, or among tokens that tie with some beyond it.
-    beyond = torch.tensor([depth < wish.top_k < vocab for wish in wishes], device=values.device)
-    unsure = beyond | (last == values[:, -1])
-    if depth < vocab and bool(unsure.any()):
-        tokens = torch.empty_like(kept)
-        deep = [wish for wish, each in zip(wishes, unsure.tolist(), strict=True) if each]
-        all_values, all_ids = _ranked(probabilities[unsure], vocab)
-        tokens[unsure] = _choose(all_values, all_ids, kept_tokens(all_values, deep, vocab), uniform[unsure])
-        sure = ~unsure
-        tokens[sure] = _choose(values[sure], ids[sure], kept[sure], uniform[sure])
-        return tokens
-    return _choose(values, ids, kept, uniform)
+def _ids(values: Sequence[int]) -> Ids:
+    return np.array(values, dtype=np.int64)
 
 
-def _ranked(probabilities: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """The ``depth`` likeliest tokens of each row, (values, ids); ties in the order of ids."""
-    if depth == probabilities.shape[1]:
-        values, ids = torch.sort(probabilities, dim=1, descending=True, stable=True)
-        return values, ids
-    ids = torch.topk(probabilities, depth, dim=1, sorted=False).indices.sort(dim=1).values
-    values, order = torch.sort(probabilities.gather(1, ids), dim=1, descending=True, stable=True)
-    return values, ids.gather(1, order)
-
-
-def kept_tokens(values: Tensor, wishes: Sequence[Sampling], vocab: int) -> Tensor:
-    """How many of ``values`` [rows, depth], probabilities in falling order, each row keeps: [rows], >= 1.
-
-    top_k: the k best. top_p: the fewest of those whose mass reaches top_p of theirs. min_p: of those,
-    the ones at least min_p times as likely as the best.
-    """
-    device, depth = values.device, values.shape[1]
-    exact = values.double()
-    k = torch.tensor([wish.top_k if 0 < wish.top_k < vocab else vocab for wish in wishes], device=device)
-    top_p = torch.tensor([wish.top_p for wish in wishes], device=device, dtype=torch.float64)
-    min_p = torch.tensor([wish.min_p for wish in wishes], device=device, dtype=torch.float64)
-    mass = exact.cumsum(dim=1)
-    within = k.clamp(max=depth)
-    of_top_k = mass.gather(1, within[:, None] - 1)[:, 0]
-    wanted = top_p * torch.where(k < vocab, of_top_k, 1.0)
-    # A token is kept while the mass before it is short of what is wanted; at 1.0 rounding must cut nothing.
-    before = torch.nn.functional.pad(mass[:, :-1], (1, 0))
-    by_mass = torch.where(top_p < 1.0, (before < wanted[:, None]).sum(dim=1), depth)
-    by_best = (exact >= min_p[:, None] * exact[:, :1]).sum(dim=1)
-    return torch.minimum(torch.minimum(within, by_mass), by_best)
-
-
-def _choose(values: Tensor, ids: Tensor, kept: Tensor, uniform: Tensor) -> Tensor:
-    """The token that ``uniform`` [rows] falls on among the first ``kept`` of each row."""
-    mass = values.double().cumsum(dim=1)
-    total = mass.gather(1, kept[:, None] - 1)
-    return ids.gather(1, _invert(torch.minimum(mass, total), uniform)[:, None])[:, 0]
-
-
-def _invert(mass: Tensor, uniform: Tensor) -> Tensor:
-    """The first index at which the running ``mass`` [rows, n] float64 exceeds uniform x total: [rows]."""
-    total = mass[:, -1:]
-    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(mass, target, right=True)[:, 0]
-
-
-def _with_logprobs(logits: Tensor, rows: Sequence[SampleRow], tokens: Tensor) -> dict[int, Sampled]:
-    """The results, by index, of the rows that ask for logprobs."""
-    asked = [index for index, row in enumerate(rows) if row.sampling.logprobs >= 0]
-    if not asked:
-        return {}
-    at = torch.tensor(asked, device=logits.device)
-    logprobs = torch.log_softmax(logits[at], dim=1)  # [asked, vocab]
-    chosen = logprobs.gather(1, tokens[at][:, None])[:, 0].tolist()
-    # Always the most that may be asked for, so that ties do not depend on the neighbours' wishes.
-    best, ids = torch.topk(logprobs, min(MAX_TOP_LOGPROBS, logits.shape[1]), dim=1)
-    found = zip(asked, tokens[at].tolist(), chosen, best.tolist(), ids.tolist(), strict=True)
-    return {
-        index: Sampled(
-            token, logprob, tuple(zip(which, values, strict=True))[: rows[index].sampling.logprobs]
-        )
-        for index, token, logprob, values, which in found
-    }
+def _of(tensor: Tensor, rows: Tensor) -> Tensor:
+    """The named rows, in order; without a copy where they are all."""
+    return tensor if len(rows) == len(tensor) else tensor[rows]

@@ -14,6 +14,9 @@ GIB = 1 << 30
 # Of the memory that is free once the weights are in, what the cache takes unless told otherwise. The rest is
 # for activations, the HTTP process and whoever else lives here.
 CACHE_SHARE = 0.5
+# The same of a GPU, whose memory nobody else wants, after the largest step was tried: the rest is for graphs
+# and for what lies too scattered to be used.
+GPU_CACHE_SHARE = 0.9
 # Tokens that most requests stay below; a model that allows 163840 does not see that length 64 times at once.
 USUAL_LENGTH = 8192
 
@@ -26,13 +29,15 @@ class Sizes:
     max_model_len: int
 
 
-def size_cache(options: EngineOptions, context: int, bytes_per_page: int, free_bytes: int) -> Sizes:
+def size_cache(
+    options: EngineOptions, context: int, bytes_per_page: int, free_bytes: int, on_gpu: bool = False
+) -> Sizes:
     """Pages and the longest request, for a model that allows ``context`` tokens.
 
     ``kv_gb`` 0: as many pages as ``max_num_seqs`` requests of ``USUAL_LENGTH`` want, or one of full length
-    if that is more, within ``CACHE_SHARE`` of ``free_bytes``. ``max_model_len`` 0: what the model allows and
-    the pages hold. Raises UsageError for a length beyond the model's, CapacityError for what memory does
-    not hold.
+    if that is more, within ``CACHE_SHARE`` of ``free_bytes``; on a GPU all of ``GPU_CACHE_SHARE``, where what
+    a step takes is free no longer. ``max_model_len`` 0: what the model allows and the pages hold. Raises
+    UsageError for a length beyond the model's, CapacityError for what memory does not hold.
     """
     if options.page_size < 1:
         raise UsageError(f"--page-size {options.page_size} is too small: expected at least 1 token")
@@ -52,6 +57,8 @@ def size_cache(options: EngineOptions, context: int, bytes_per_page: int, free_b
             raise CapacityError(
                 f"--kv-gb {options.kv_gb:g} exceeds the {free_gb:.1f} GiB free after weights (lower it)"
             )
+    elif on_gpu:
+        pages = int(affordable * GPU_CACHE_SHARE)
     else:
         usual = math.ceil(min(wanted_length, USUAL_LENGTH) / options.page_size)
         pages = min(max(options.max_num_seqs * usual, one_request), int(affordable * CACHE_SHARE))

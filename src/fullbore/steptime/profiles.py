@@ -13,8 +13,8 @@ from typing import Any
 
 from fullbore.errors import UsageError, did_you_mean
 from fullbore.hardware.catalogue import Device
+from fullbore.parallel.layout import Layout
 from fullbore.steptime.factors import NO_DEVIATION, Deviation, Factors
-from fullbore.steptime.layout import Layout
 
 _HERE = Path(__file__).parent
 _ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "trt": "trtllm"}
@@ -31,6 +31,7 @@ class Policy:
     a prompt while the rest idles.
     reserved: share of its answer that a request must find room for when it is admitted.
     polls: (concurrency from which it holds, decode steps between two looks at new requests), ascending.
+    captured: sequences of an attention group up to which decodes are replayed from a graph; None: always.
     """
 
     chunk_tokens: int
@@ -41,6 +42,7 @@ class Policy:
     whole: bool = False
     each: bool = False
     hold_steps: int = 1
+    captured: int | None = None
 
     def over(self, groups: int) -> "Policy":
         """The limits of all attention groups together; with one group nothing is held."""
@@ -102,7 +104,8 @@ def policy_of(engine: str, architecture: str) -> Policy:
     table = _read("engines.toml")[engine]
     values = {**table, **table.get(architecture, {})}
     values["polls"] = tuple((start, steps) for start, steps in values["polls"])
-    return Policy(**{field.name: values[field.name] for field in fields(Policy)})
+    names = [field.name for field in fields(Policy)]
+    return Policy(**{name: values[name] for name in names if name in values})
 
 
 def split_engine(text: str) -> tuple[str, str]:

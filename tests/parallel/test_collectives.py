@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullbore.steptime.collectives import Links
+from fullbore.parallel.collectives import Links
 
 LINKS = st.builds(
     Links,
