@@ -53,17 +53,18 @@ class Prior:
 
 # Medians: operators of SGLang 0.5.14 on H200 (expert weights at 0.8 to 0.9 of the bandwidth, latents at 0.93,
 # all-reduce of 16 rows 8 us and of 1024 rows at 0.6 of the links, 13 kernels a layer of 5 to 12 us where
-# bytes explain 1 to 3, dense products of 8192 tokens at 0.45 to 0.6 of the peak, routed experts at 0.19, in
-# FP4 on B200 at 0.13); first waves in published percentiles (0.9 to 1.8 s late on H200, 2.1 to 2.7 on MI355X
-# in 2025); MI300X: triad 0.79 of peak, best FP8 product 0.44, RCCL at 0.7 of the links for large messages and
-# tens of us for small ones. The rest is judgement, made by people who had seen the rows.
+# bytes explain 1 to 3, dense products of 8192 tokens at 0.45 to 0.6 of the peak, routed experts at 0.13: the
+# geometric mean over 256, 1024 and 8192 tokens; in FP4 on B200 0.13 at 8192); first waves in published
+# percentiles (0.9 to 1.8 s late on H200, 2.1 to 2.7 on MI355X in 2025); MI300X: triad 0.79 of peak, best FP8
+# product 0.44, RCCL at 0.7 of the links for large messages and tens of us for small ones. The rest is
+# judgement, made by people who had seen the rows.
 PRIORS: Mapping[str, Prior] = {
     "memory": Prior(0.85, 0.6, 0.15, 0.1, software=False),
     "attention": Prior(0.9, 0.5, 0.1, 0.1, software=False, amd_wider=4.0),
     "link": Prior(0.6, 0.6, 0.15, 0.1, software=False),
     "hop_us": Prior(6.0, 15.0, 0.3, 0.15, software=False),
     "gemm": Prior(0.45, 0.25, 0.2, 0.15),
-    "experts": Prior(0.19, 0.12, 0.2, 0.3),
+    "experts": Prior(0.13, 0.12, 0.2, 0.3),
     "fp4": Prior(0.13, 0.1, 0.2, 0.2),
     "passes": Prior(2.5, 4.0, 0.15, 0.1),
     "layer_us": Prior(100.0, 230.0, 0.3, 0.15),
@@ -74,14 +75,14 @@ PRIORS: Mapping[str, Prior] = {
     "cold_ms": Prior(1000.0, 2500.0, 0.6, 0.4),
 }
 # Medians of a part other than 1. TensorRT-LLM against SGLang in the operator times on H200, experts in tp8:
-# 46 us more at 16 tokens, and 0.4 of the arithmetic. On B200, SGLang's experts reach 0.13 of the peak; its
+# 46 us more at 16 tokens, and 0.36 of the arithmetic. On B200, SGLang's experts reach 0.07 of the peak; its
 # launch script compiles no products at first use, as that of H200 does. CDNA4 has no rows: half as many I/O
 # dies as CDNA3 to cross, a higher clock, and libraries tuned for it first, so that a step should gain
 # at least what the bandwidth does. That is a judgement, and its interval is wide.
 PARTS: Mapping[Key, float] = {
     ("layer_us", "trtllm@hopper"): 1.45,
-    ("experts", "trtllm@hopper"): 0.4,
-    ("experts", "blackwell"): 0.7,
+    ("experts", "trtllm@hopper"): 0.36,
+    ("experts", "blackwell"): 0.53,
     ("cold_ms", "blackwell"): 0.4,
     ("memory", "cdna4"): 1.1,
     ("hop_us", "cdna4"): 0.8,
