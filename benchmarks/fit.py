@@ -38,47 +38,60 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Prior:
-    """Of a factor: the median for each vendor, and deviations of the logarithms of its two parts."""
+    """Of a factor: the median for each vendor, and deviations of the logarithms of its two parts.
+
+    amd_wider: times both, for AMD, none of whose operators was timed.
+    """
 
     nvidia: float
     amd: float
     vendor: float
     part: float
     software: bool = True
+    amd_wider: float = 1.0
 
 
 # Medians: operators of SGLang 0.5.14 on H200 (expert weights at 0.8 to 0.9 of the bandwidth, latents at 0.93,
 # all-reduce of 16 rows 8 us and of 1024 rows at 0.6 of the links, 13 kernels a layer of 5 to 12 us where
-# bytes explain 1 to 3); MI300X: triad 0.79 of peak, best FP8 product 0.44, RCCL at 0.7 of the links for large
-# messages and tens of us for small ones. The rest is judgement, made by people who had seen the rows.
+# bytes explain 1 to 3, dense products of 8192 tokens at 0.45 to 0.6 of the peak, routed experts at 0.13: the
+# geometric mean over 256, 1024 and 8192 tokens; in FP4 on B200 0.13 at 8192); first waves in published
+# percentiles (0.9 to 1.8 s late on H200, 2.1 to 2.7 on MI355X in 2025); MI300X: triad 0.79 of peak, best FP8
+# product 0.44, RCCL at 0.7 of the links for large messages and tens of us for small ones. The rest is
+# judgement, made by people who had seen the rows.
 PRIORS: Mapping[str, Prior] = {
     "memory": Prior(0.85, 0.6, 0.15, 0.1, software=False),
-    "attention": Prior(0.9, 0.6, 0.2, 0.15, software=False),
+    "attention": Prior(0.9, 0.5, 0.1, 0.1, software=False, amd_wider=4.0),
     "link": Prior(0.6, 0.6, 0.15, 0.1, software=False),
     "hop_us": Prior(6.0, 15.0, 0.3, 0.15, software=False),
-    "gemm": Prior(0.4, 0.25, 0.3, 0.2),
-    "passes": Prior(2.5, 4.0, 0.6, 0.4),
+    "gemm": Prior(0.45, 0.25, 0.2, 0.15),
+    "experts": Prior(0.13, 0.12, 0.2, 0.3),
+    "fp4": Prior(0.13, 0.1, 0.2, 0.2),
+    "passes": Prior(2.5, 4.0, 0.15, 0.1),
     "layer_us": Prior(100.0, 230.0, 0.3, 0.15),
     "eager_us": Prior(1200.0, 1800.0, 0.4, 0.2),
     "row_us": Prior(5.0, 5.0, 0.5, 0.2),
     "step_us": Prior(300.0, 300.0, 0.5, 0.2),
-    "request_ms": Prior(120.0, 180.0, 0.3, 0.2),
+    "request_ms": Prior(25.0, 25.0, 0.4, 0.2),
+    "cold_ms": Prior(1000.0, 2500.0, 0.6, 0.4),
 }
 # Medians of a part other than 1. TensorRT-LLM against SGLang in the operator times on H200, experts in tp8:
-# 46 us more at 16 tokens, and 0.5 us more for each further token. CDNA4 has no rows: half as many I/O dies as
-# CDNA3 to cross, a higher clock, and libraries tuned for it first, so that a step should gain at least what
-# the bandwidth does. That is a judgement, and its interval is wide.
+# 46 us more at 16 tokens, and 0.36 of the arithmetic. On B200, SGLang's experts reach 0.07 of the peak; its
+# launch script compiles no products at first use, as that of H200 does. CDNA4 has no rows: half as many I/O
+# dies as CDNA3 to cross, a higher clock, and libraries tuned for it first, so that a step should gain
+# at least what the bandwidth does. That is a judgement, and its interval is wide.
 PARTS: Mapping[Key, float] = {
     ("layer_us", "trtllm@hopper"): 1.45,
-    ("passes", "trtllm@hopper"): 2.0,
+    ("experts", "trtllm@hopper"): 0.36,
+    ("experts", "blackwell"): 0.53,
+    ("cold_ms", "blackwell"): 0.4,
     ("memory", "cdna4"): 1.1,
     ("hop_us", "cdna4"): 0.8,
     ("layer_us", "cdna4"): 0.7,
     ("eager_us", "cdna4"): 0.8,
     ("passes", "cdna4"): 0.85,
 }
-SHARES = ("memory", "attention", "gemm", "link")
-TILES = {"nvidia": 16, "amd": 32}
+SHARES = ("memory", "attention", "gemm", "experts", "fp4", "link")
+TILES = {"nvidia": 8, "amd": 32}
 # How far one row may lie from a perfect model: noise of a run, and what the model leaves out.
 ROW_TPOT, ROW_TTFT = 0.05, 0.15
 STEP = 0.04  # of a logarithm, for slopes: wide enough that the loop's discreteness is small beside it
@@ -103,9 +116,9 @@ class Row:
         return f"{self.server} {self.engine.split('@')[0]}"
 
 
-def rows() -> list[Row]:
-    """Those of the package's data."""
-    with PUBLISHED.open(newline="") as file:
+def rows(path: Path = PUBLISHED) -> list[Row]:
+    """Those that factors are fitted to, or another file's with the same columns."""
+    with path.open(newline="") as file:
         return [
             Row(
                 r["id"],
@@ -164,7 +177,9 @@ def start(chosen: Sequence[Row]) -> Values:
 
 def deviation(key: Key) -> float:
     """Of a value's logarithm, before any row."""
-    return PRIORS[key[0]].vendor if key[1] in TILES else PRIORS[key[0]].part
+    name, whose = key
+    prior, amd = PRIORS[name], whose == "amd" or whose.rpartition("@")[2].startswith("cdna")
+    return (prior.vendor if whose in TILES else prior.part) * (prior.amd_wider if amd else 1.0)
 
 
 def touches(key: Key, row: Row) -> bool:
@@ -177,7 +192,13 @@ def predict(row: Row, factors: Factors) -> tuple[float, float]:
     setting = Setting(
         DEEPSEEK, find_server(row.server), parse_layout(row.layout), find_recipe(row.weights), row.kv
     )
-    seen = run(row.load, policy, StepTime(setting, factors).seconds, factors.request_ms / 1e3)
+    seen = run(
+        row.load,
+        policy.over(setting.layout.dp),
+        StepTime(setting, factors).seconds,
+        factors.request_ms / 1e3,
+        cold_s=factors.cold_ms / 1e3,
+    )
     return float(np.mean(seen.tpot_s)) * 1e3, float(np.mean(seen.ttft_s)) * 1e3
 
 
@@ -206,10 +227,7 @@ def fit(chosen: Sequence[Row], begin: Values, rounds: int) -> Values:
 
     now = _errors(chosen, values)
     for _ in range(rounds):
-        slopes = np.zeros((len(now), len(keys)))
-        for column, key in enumerate(keys):
-            moved = {**values, key: values[key] * math.exp(STEP)}
-            slopes[:, column] = (_errors(chosen, moved, now, key) - now) / STEP
+        slopes = _slopes(chosen, values, now, keys)
         weight = _weights(now * scale) * scale**2
         curvature = slopes.T * weight @ slopes + np.diag(stiffness)
         move = -np.linalg.solve(curvature, slopes.T @ (weight * now) + stiffness * away(values))
@@ -225,15 +243,25 @@ def fit(chosen: Sequence[Row], begin: Values, rounds: int) -> Values:
     return values
 
 
-def _errors(
-    chosen: Sequence[Row], values: Values, known: Vector | None = None, key: Key | None = None
-) -> Vector:
-    """TPOT's and TTFT's error of every row, in turn; rows that ``key`` does not touch stay as ``known``."""
-    found = np.zeros(2 * len(chosen)) if known is None else known.copy()
-    for place, row in enumerate(chosen):
-        if key is None or touches(key, row):
-            found[2 * place : 2 * place + 2] = errors(row, values)
-    return found
+def _errors(chosen: Sequence[Row], values: Values) -> Vector:
+    """TPOT's and TTFT's error of every row, in turn."""
+    return np.array([error for row in chosen for error in errors(row, values)])
+
+
+def _slopes(chosen: Sequence[Row], values: Values, now: Vector, keys: Sequence[Key]) -> Vector:
+    """Of the errors, by the logarithms of ``keys``: a factor's two parts have the same slope, and each row
+    has one of either, so one look at every factor is enough."""
+    slopes = np.zeros((len(now), len(keys)))
+    for name in PRIORS:
+        moved = {
+            key: value * math.exp(STEP if key[0] == name and key[1] in TILES else 0.0)
+            for key, value in values.items()
+        }
+        slope = (_errors(chosen, moved) - now) / STEP
+        for column, key in enumerate(keys):
+            if key[0] == name:
+                slopes[:, column] = slope * np.repeat([touches(key, row) for row in chosen], 2)
+    return slopes
 
 
 def _weights(standard: Vector) -> Vector:

@@ -106,9 +106,12 @@ def profiles_toml(
         "fitted": known,
         # Priors were chosen by people who had seen the rows, which flatters: both errors are added.
         "architecture": (math.hypot(new[0], known[0]), math.hypot(new[1], known[1])),
-        # Of the parts that have no rows, as they act on a step: judgement, on top of what was measured.
-        "vendor": (math.hypot(new[0], 0.12), math.hypot(new[1], 0.15)),
-        "assumed": (math.hypot(new[0], 0.2), math.hypot(new[1], 0.3)),
+        # Of the parts that have no rows, on top of what was measured: as far as the priors themselves may be
+        # off, since a step of few sequences is mostly time that only rows tell.
+        "vendor": (math.hypot(new[0], 0.25), math.hypot(new[1], 0.3)),
+        "assumed": (math.hypot(new[0], 0.3), math.hypot(new[1], 0.4)),
+        # Added in quadrature, for each of weights' format and layout that no row has (judgement).
+        "unmeasured": (0.12, 0.25),
         # Added in quadrature: for another version than the rows' (judgement), and for each doubling of
         # concurrency or prompt beyond the rows.
         "epoch": (0.08, 0.12),
@@ -145,6 +148,8 @@ def _profile(
         for field in ("concurrency", "input_tokens"):
             sizes = [getattr(row.load, field) for row in near]
             yield f"{field} = [{min(sizes)}, {max(sizes)}]"
+        for field in ("weights", "layout"):
+            yield f"{field} = {json.dumps(sorted({getattr(row, field) for row in near}))}"
     yield f"[profiles.{name}.factors]"
     for factor, value in asdict(compose(full, vendor, architecture, engine)).items():
         yield f"{factor} = {value if factor == 'tile' else float(f'{value:.4g}')}"

@@ -18,8 +18,9 @@ from fullbore.steptime.step import Z80
 ROWS = rows()
 GROUPS = sorted({row.group for row in ROWS})
 UNSEEN = json.loads(LEFT_OUT.read_text())
-TTFT_LIMITS = {"8xb200 sglang": 0.32}  # its prompts are slower than those of its relatives
-MOST_UNSEEN_TPOT, MOST_UNSEEN_TTFT = 0.10, 0.25
+MOST_UNSEEN = (0.10, 0.25)  # TPOT, TTFT
+# Its FP8 experts reach less than half of what operator times of a later version say.
+LIMITS = {"8xb200 sglang": (0.11, 0.25)}
 
 
 def mean_errors(chosen: list[Row], factors: Factors) -> tuple[float, float]:
@@ -37,8 +38,9 @@ def test_a_group_that_was_left_out(group: str) -> None:
     tpot, ttft = mean_errors(chosen, Factors(**UNSEEN[group]["factors"]))
     assert tpot == pytest.approx(UNSEEN[group]["tpot_error"], abs=1e-3)
     assert ttft == pytest.approx(UNSEEN[group]["ttft_error"], abs=1e-3)
-    assert tpot <= MOST_UNSEEN_TPOT
-    assert ttft <= TTFT_LIMITS.get(group, MOST_UNSEEN_TTFT)
+    most_tpot, most_ttft = LIMITS.get(group, MOST_UNSEEN)
+    assert tpot <= most_tpot
+    assert ttft <= most_ttft
 
 
 def test_the_shipped_factors_and_their_intervals() -> None:

@@ -27,6 +27,6 @@ def test_what_was_measured_is_less_than_what_is_stated() -> None:
 
 def test_a_device_is_found_by_its_name_only() -> None:
     assert find_device("mi300x").bandwidth_bytes_s.value == 5.3e12
-    assert find_device("H20-96G").memory_bytes.value == 96e9
+    assert find_device("H20-96G").memory_bytes.value == 102.6e9
     with pytest.raises(UsageError, match="did you mean MI300X"):
         find_device("mi300")

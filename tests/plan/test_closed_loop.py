@@ -26,6 +26,9 @@ POLICIES = st.builds(
     most_running=st.integers(1, 40),
     mixed=st.booleans(),
     polls=st.sampled_from([((1, 1),), ((1, 7),), ((1, 2), (8, 30))]),
+    whole=st.booleans(),
+    each=st.booleans(),
+    hold_steps=st.sampled_from([1, 1, 40]),
 )
 
 
@@ -68,6 +71,59 @@ def test_rare_looks_at_the_queue_delay_the_first_token_only() -> None:
     wait_s = fmean(rarely.ttft_s) - fmean(often.ttft_s)
     step_s = seconds(Step(16, 16 * 150))
     assert 0.3 * 30 / 2 * step_s < wait_s < 30 * step_s
+
+
+def test_a_cold_server_costs_its_first_wave_only() -> None:
+    load = Load(input_tokens=1000, output_tokens=50, length_range=1.0, concurrency=4, requests=40)
+    warm, cold = run(load, PLAIN, seconds), run(load, PLAIN, seconds, cold_s=2.0)
+    assert fmean(cold.ttft_s[:4]) == pytest.approx(fmean(warm.ttft_s[:4]) + 2.0)
+    assert cold.ttft_s[4:] == pytest.approx(warm.ttft_s[4:])
+    assert cold.tpot_s == pytest.approx(warm.tpot_s)
+    alone = Load(1000, 50, 1.0, 1, 5)  # one prompt at a time is what the server has seen before
+    assert run(alone, PLAIN, seconds, cold_s=2.0) == run(alone, PLAIN, seconds)
+
+
+def test_whole_prompts_take_turns() -> None:
+    """Three prompts that no step holds two of: one after the other, and no step has more than one."""
+    steps: list[int] = []
+
+    def noted(step: Step) -> float:
+        steps.append(step.prefill_tokens)
+        return seconds(step)
+
+    load = Load(input_tokens=3000, output_tokens=2, length_range=1.0, concurrency=3, requests=3)
+    run(load, Policy(chunk_tokens=2000, most_running=99, mixed=True, whole=True), noted)
+    assert [tokens for tokens in steps if tokens] == [3000, 3000, 3000]
+    steps.clear()
+    run(load, Policy(chunk_tokens=2000, most_running=99, mixed=False), noted)
+    assert max(steps) == 2000
+
+
+def test_prompts_that_are_held_come_together() -> None:
+    load = Load(input_tokens=64, output_tokens=200, length_range=0.5, concurrency=16, requests=160)
+    prompts: list[int] = []
+
+    def noted(step: Step) -> float:
+        prompts.extend([step.sampled] if step.prefill_tokens else [])
+        return seconds(step)
+
+    held = run(load, Policy(8192, 10_000, False, hold_steps=40), noted)
+    together = fmean(prompts)
+    prompts.clear()
+    at_once = run(load, PLAIN, noted)
+    assert together > 1.5 * fmean(prompts)
+    assert fmean(held.ttft_s) > fmean(at_once.ttft_s)
+
+
+@given(st.integers(1, 16), POLICIES)
+def test_the_limits_of_groups_add_up(groups: int, policy: Policy) -> None:
+    both = policy.over(groups)
+    times = groups if policy.each else 1
+    assert (both.chunk_tokens, both.most_running) == (
+        policy.chunk_tokens * times,
+        policy.most_running * times,
+    )
+    assert policy.over(1).hold_steps == 1
 
 
 @settings(max_examples=60, deadline=None)

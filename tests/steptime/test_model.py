@@ -19,8 +19,8 @@ from fullbore.steptime.step import Step, pairs
 
 CONFIG = named_config(DEEPSEEK_V3)
 FACTORS = Factors(
-    memory=0.8, attention=0.8, gemm=0.4, link=0.6, passes=4.0, layer_us=100.0, eager_us=1000.0, hop_us=6.0,
-    row_us=5.0, step_us=300.0, request_ms=100.0, tile=16,
+    memory=0.8, attention=0.8, gemm=0.4, experts=0.2, fp4=0.2, link=0.6, passes=4.0, layer_us=100.0,
+    eager_us=1000.0, hop_us=6.0, row_us=5.0, step_us=300.0, request_ms=100.0, cold_ms=1000.0, tile=16,
 )  # fmt: skip
 SERVERS = st.sampled_from([f"8x{device.name}" for device in catalogue()])
 LAYOUTS = st.sampled_from(possible_layouts(CONFIG, 8))

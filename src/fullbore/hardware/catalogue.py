@@ -37,7 +37,7 @@ class Device:
     vendor: str
     architecture: str
     units: int  # compute units or streaming multiprocessors
-    topology: str  # of the links: mesh, switch or pcie
+    topology: str  # of the links: mesh, switch, sharp or pcie
     aliases: tuple[str, ...]
 
 

@@ -16,7 +16,7 @@ from fullbore.parallel.layout import Layout, parse_layout
 from fullbore.plan.memory import MOST_SHARE, USUAL_SHARE
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import CACHE_BYTES, RECIPES, find_recipe
-from fullbore.steptime.profiles import Profile, find_profile
+from fullbore.steptime.profiles import Profile, engine_names, find_profile
 
 MOST_COUNT = 1_000_000
 MOST_DRAFTS = 16
@@ -51,7 +51,7 @@ def add_server(add: Callable[..., Any], default: str | None = None, required: bo
         metavar="FILE",
         help="more devices and servers, as fullbore inspect machine --write makes them",
     )
-    add("--engine", default="fullbore", metavar="NAME[@VERSION]", help="fullbore, sglang or trtllm")
+    add("--engine", default="fullbore", metavar="NAME[@VERSION]", help=", ".join(engine_names()))
     add("--config", metavar="NAME|FILE", help=f"the model (default {DEEPSEEK_V3})")
 
 

@@ -82,13 +82,17 @@ class Loop:
         request_s: float,
         accepted: float,
         cache_tokens: float,
+        cold_s: float = 0.0,
     ) -> None:
-        self.load, self.policy, self.seconds = load, policy, seconds
-        self.poll = policy.poll_steps(load.concurrency)
+        self.load, self.policy, self.seconds, self.cold_s = load, policy, seconds, cold_s
+        held = policy.hold_steps > 1
+        self.poll = policy.hold_steps if held else policy.poll_steps(load.concurrency)
+        self.soon = 0 if held else self.poll  # engines that hold nothing look again after every prompt
         # Half of a request's time outside the engine lies before its queue, half behind its tokens.
         self.half_s = request_s / 2
         self.accepted, self.cache_tokens = accepted, cache_tokens
         self.lengths = load.lengths()
+        self.longest = max((prompt for prompt, _ in self.lengths), default=0)
         # Cache tokens that must be free to admit each.
         self.needed = [prompt + answer * policy.reserved for prompt, answer in self.lengths]
         self.sent_s = [0.0] * load.requests
@@ -99,7 +103,7 @@ class Loop:
         self.waiting: deque[list[int]] = deque()  # request, prompt tokens computed
         self.ending: list[tuple[int, int]] = []  # heap: decode step after which it ends, request
         self.now_s = self.prefill_s = self.busy_s = 0.0
-        self.steps = 0
+        self.steps = self.ended = 0
         self.context = 0.0
         self.reserved = 0.0  # cache tokens of all that were admitted
         self.unread = self.poll  # decode steps since the last look at new requests
@@ -145,12 +149,14 @@ class Loop:
 
     def _chunks(self) -> tuple[list[tuple[int, int]], list[int]]:
         """(new, before) of the prompts' chunks in the next step, and the requests whose prompt they end."""
-        room = self.policy.chunk_tokens - (len(self.ending) if self.policy.mixed else 0)
+        room = self.policy.room_tokens(self.longest, len(self.ending))
         chunks: list[tuple[int, int]] = []
         ready: list[int] = []
         while self.waiting and room > 0 and len(self.ending) + len(ready) < self.policy.most_running:
             entry = self.waiting[0]
             prompt = self.lengths[entry[0]][0]
+            if self.policy.whole and prompt > room:
+                break
             if entry[1] == 0:
                 needed = self.needed[entry[0]]
                 if (self.ending or ready) and self.reserved + needed > self.cache_tokens:
@@ -172,9 +178,11 @@ class Loop:
             attended += pairs(tokens, before)
         context = self.context if running else 0.0
         cost_s = self.seconds(Step(running, context, new, attended, len(ready) + running, len(chunks)))
+        if len(chunks) > 1 and not self.ended:
+            cost_s += self.cold_s
         self._advance(cost_s)
         self.prefill_s += cost_s
-        self.unread = self.poll  # engines look again after every prompt
+        self.unread = self.soon
         if running:
             self.row_steps += running
             self.context_steps += self.context
@@ -222,6 +230,7 @@ class Loop:
     def _finish(self) -> None:
         while self.ending and self.ending[0][0] <= self.steps:
             _, request = heappop(self.ending)
+            self.ended += 1
             prompt, answer = self.lengths[request]
             self.context = max(0.0, self.context - prompt - answer + 1) if self.ending else 0.0
             self.reserved -= self.needed[request]
@@ -236,10 +245,12 @@ def run(
     request_s: float = 0.0,
     accepted: float = 1.0,
     cache_tokens: float = math.inf,
+    cold_s: float = 0.0,
 ) -> Outcome:
     """``load`` under ``policy``. seconds: of a step. request_s: of a request outside of all steps.
 
     accepted: tokens that a sequence gains in a step (above 1 with MTP). cache_tokens: what fits at once;
-    requests beyond it wait.
+    requests beyond it wait. cold_s: by which steps of several prompts are slower until the first request
+    has ended, on a server that has answered one request before; 0 for one that is in service.
     """
-    return Loop(load, policy, seconds, request_s, accepted, cache_tokens).run()
+    return Loop(load, policy, seconds, request_s, accepted, cache_tokens, cold_s).run()

@@ -67,7 +67,8 @@ def launch(engine: str, trial: Trial, running: int, model: str = MODEL) -> Launc
 
 def _values(trial: Trial, running: int, model: str, kv: str) -> dict[str, Any]:
     """What may be in braces. Limits of the server, and of one of its data-parallel groups."""
-    setting, policy, held = trial.setting, trial.profile.policy, trial.held
+    setting, held = trial.setting, trial.held
+    policy = trial.profile.policy.over(setting.layout.dp)
     layout, verified = setting.layout, 1 + setting.drafts
     running = min(running, policy.most_running)
     group_running = -(-running // layout.dp)

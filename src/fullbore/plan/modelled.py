@@ -38,7 +38,10 @@ class Modelled(Trial):
         return self.profile.factors.request_ms / 1e3
 
     def deviation(self, load: Sized, decodes: float, context: float) -> Deviation:
-        return self.profile.deviation_at(load.concurrency, load.input_tokens)
+        setting = self.setting
+        return self.profile.deviation_at(
+            load.concurrency, load.input_tokens, setting.recipe.name, setting.layout
+        )
 
     def flags(self, model: str = "") -> str:
         setting, profile = self.setting, self.profile

@@ -54,7 +54,7 @@ def predict(
     setting: Setting, profile: Profile, load: Load, acceptance: float = 0.0, used_share: float | None = None
 ) -> Point:
     """UsageError for a layout that does not fit the server, CapacityError for a model that does not."""
-    wide = profile.deviation_at(load.concurrency, load.input_tokens)
+    wide = profile.deviation_at(load.concurrency, load.input_tokens, setting.recipe.name, setting.layout)
     model = StepTime(setting, profile.factors, wide, profile.policy.captured)
     request = load.input_tokens + load.output_tokens
     # Longer chunks are an engine's choice where there is room; they are no reason to refuse a model.
@@ -62,7 +62,13 @@ def predict(
     held = check_memory(setting, used_share, request, chunk)
     gained = accepted_tokens(setting.drafts, acceptance)
     seen = run(
-        load, profile.policy, model.seconds, profile.factors.request_ms / 1e3, gained, held.cache_tokens
+        load,
+        profile.policy.over(setting.layout.dp),
+        model.seconds,
+        profile.factors.request_ms / 1e3,
+        gained,
+        held.cache_tokens,
+        profile.factors.cold_ms / 1e3,
     )
     step = Step(max(1, round(seen.decodes)), seen.decodes * seen.context, 0, 0.0, max(1, round(seen.decodes)))
     cost = model.of(step)

@@ -170,7 +170,7 @@ class Trial(ABC):
         load = demand.load(concurrency, self.requests_per_slot)
         seen = run(
             load,
-            self.profile.policy,
+            self.profile.policy.over(self.setting.layout.dp),
             self.model.seconds,
             self.request_s,
             self.gained,

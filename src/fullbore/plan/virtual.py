@@ -19,6 +19,7 @@ from fullbore.scenario.prompt import Session
 from fullbore.scenario.protocol import stream_of, usual_count
 from fullbore.scenario.scenario import Scenario
 from fullbore.steptime.factors import Deviation
+from fullbore.steptime.profiles import Policy
 from fullbore.steptime.version import model_version
 
 TOOL = f"fullbore plan simulate {__version__}"
@@ -47,6 +48,11 @@ class VirtualServer:
                 "or name another engine and --scheduler engine"
             )
 
+    @property
+    def policy(self) -> Policy:
+        """Of all attention groups together."""
+        return self.trial.profile.policy.over(self.trial.setting.layout.dp)
+
     def run(self, arrival: Arrival, number: int = 0, requests: int = 0) -> Result:
         """One load, the ``number``-th of a command. requests: conversations; 0: as many as a bench has."""
         scenario = replace(self.scenario, arrival=arrival)
@@ -67,7 +73,7 @@ class VirtualServer:
         return replace(result, simulated=self._rests_on(result.figures))
 
     def _served(self, scenario: Scenario, sessions: Sequence[Session]) -> tuple[Record, ...]:
-        policy, arrival = self.trial.profile.policy, scenario.arrival
+        policy, arrival = self.policy, scenario.arrival
         server = Served(
             pages=max(1, self.trial.held.cache_tokens // PAGE_SIZE),
             page_size=PAGE_SIZE,
@@ -100,7 +106,7 @@ class VirtualServer:
         return counted(
             sessions,
             arrival.concurrency,
-            self.trial.profile.policy,
+            self.policy,
             self.trial.model.seconds,
             self.trial.request_s,
             self.trial.gained,

@@ -6,14 +6,15 @@
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fullbore.errors import UsageError, did_you_mean
 from fullbore.hardware.catalogue import Device
-from fullbore.steptime.factors import Deviation, Factors
+from fullbore.parallel.layout import Layout
+from fullbore.steptime.factors import NO_DEVIATION, Deviation, Factors
 
 _HERE = Path(__file__).parent
 _ALIASES = {"tensorrt-llm": "trtllm", "trt-llm": "trtllm", "trt": "trtllm"}
@@ -24,6 +25,10 @@ class Policy:
     """How an engine's scheduler chooses. chunk_tokens: prompt tokens in one step. most_running: sequences.
 
     mixed: decodes run beside prompt chunks (in-flight batching); otherwise they wait while prompts run.
+    whole: a prompt is never cut, and a step has room for the longest one beside all decodes.
+    each: both limits are those of each attention group, which fills its steps by itself.
+    hold_steps: how long new prompts wait for others where there are several groups, so that none computes
+    a prompt while the rest idles.
     reserved: share of its answer that a request must find room for when it is admitted.
     polls: (concurrency from which it holds, decode steps between two looks at new requests), ascending.
     captured: sequences of an attention group up to which decodes are replayed from a graph; None: always.
@@ -34,7 +39,23 @@ class Policy:
     mixed: bool
     reserved: float = 1.0
     polls: tuple[tuple[int, int], ...] = ((1, 1),)
+    whole: bool = False
+    each: bool = False
+    hold_steps: int = 1
     captured: int | None = None
+
+    def over(self, groups: int) -> "Policy":
+        """The limits of all attention groups together; with one group nothing is held."""
+        if groups == 1:
+            return replace(self, hold_steps=1)
+        times = groups if self.each else 1
+        return replace(self, chunk_tokens=self.chunk_tokens * times, most_running=self.most_running * times)
+
+    def room_tokens(self, prompt_tokens: int, running: int) -> int:
+        """For prompts in a step beside ``running`` decodes, when the longest prompt has so many tokens."""
+        if self.whole:
+            return max(self.chunk_tokens - running, prompt_tokens)
+        return self.chunk_tokens - (running if self.mixed else 0)
 
     def poll_steps(self, concurrency: int) -> int:
         """What holds at this concurrency."""
@@ -65,11 +86,18 @@ class Profile(Engine):
     doubling: Deviation  # for each doubling of a load beyond the rows
     concurrency: tuple[int, int] | None = None  # of the rows, least and most; None where there are none
     input_tokens: tuple[int, int] | None = None
+    unmeasured: Deviation = NO_DEVIATION  # for each of the two that no row has:
+    weights: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = ()  # without their sizes
 
-    def deviation_at(self, concurrency: int, input_tokens: int) -> Deviation:
-        """``deviation``, wider the further a load is from the rows."""
+    def deviation_at(self, concurrency: int, input_tokens: int, weights: str, layout: Layout) -> Deviation:
+        """``deviation``, wider the further a load is from the rows, and for what none of them has."""
         far = _doublings(concurrency, self.concurrency) + _doublings(input_tokens, self.input_tokens)
-        return self.deviation.combined(Deviation(far * self.doubling.step, far * self.doubling.ttft))
+        wide = self.deviation.combined(Deviation(far * self.doubling.step, far * self.doubling.ttft))
+        for name, seen in ((weights, self.weights), (_kind(str(layout)), self.layouts)):
+            if seen and name not in seen:  # an interval that was assumed knows of neither
+                wide = wide.combined(self.unmeasured)
+        return wide
 
 
 def engine_names() -> list[str]:
@@ -81,15 +109,9 @@ def policy_of(engine: str, architecture: str) -> Policy:
     """The scheduler's rules of an engine, by its profile's name."""
     table = _read("engines.toml")[engine]
     values = {**table, **table.get(architecture, {})}
-    polls = tuple((start, steps) for start, steps in values["polls"])
-    return Policy(
-        values["chunk_tokens"],
-        values["most_running"],
-        values["mixed"],
-        values["reserved"],
-        polls,
-        values.get("captured"),
-    )
+    values["polls"] = tuple((start, steps) for start, steps in values["polls"])
+    names = [field.name for field in fields(Policy)]
+    return Policy(**{name: values[name] for name in names if name in values})
 
 
 def split_engine(text: str) -> tuple[str, str]:
@@ -147,7 +169,9 @@ def find_profile(text: str, device: Device) -> Profile:
         rests_on=rests_on,
         notes=tuple(notes),
         doubling=deviations["doubling"],
-        **{name: tuple(entry[name]) for name in ("concurrency", "input_tokens") if name in entry},
+        unmeasured=deviations["unmeasured"],
+        layouts=tuple(_kind(name) for name in entry.get("layout", ())),
+        **{name: tuple(entry[name]) for name in ("concurrency", "input_tokens", "weights") if name in entry},
     )
 
 
@@ -157,6 +181,11 @@ def _basis(entry: Mapping[str, Any], device: Device) -> str:
     if entry["devices"]:
         return "architecture"
     return "vendor" if entry["rows"] else "assumed"
+
+
+def _kind(layout: str) -> str:
+    """``tpep`` of ``tp8ep8``: how work is divided, whatever the sizes."""
+    return "".join(letter for letter in layout if letter.isalpha())
 
 
 def _doublings(value: int, seen: tuple[int, int] | None) -> float:
