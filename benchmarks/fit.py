@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from fullbore.hardware.servers import find_server
 from fullbore.model.config import parse_config
 from fullbore.model.presets import PRESETS
+from fullbore.parallel.layout import parse_layout
 from fullbore.plan.closed_loop import Load, run
 from fullbore.steptime import profiles
 from fullbore.steptime.factors import Factors
-from fullbore.steptime.layout import parse_layout
 from fullbore.steptime.model import Setting, StepTime
 from fullbore.steptime.network import find_recipe
 from fullbore.steptime.profiles import policy_of

@@ -16,7 +16,7 @@ from fullbore.ops.formats import value_bytes
 from fullbore.ops.operators import OPERATORS
 from fullbore.ops.registry import Registry
 from fullbore.tune.pinning import pinned
-from fullbore.tune.timing import Clock, Effort, Spread, compare, copies_needed, rotating
+from fullbore.tune.timing import Clock, ClockTimer, Effort, Rotation, Spread, compare, copies_needed
 
 MOST_COPIES = 64
 MOST_INPUTS = 32
@@ -145,7 +145,7 @@ def _times(
 ) -> list[Spread]:
     with torch.inference_mode():
         calls = [
-            rotating(kernel(dtype).run, copies, inputs) for kernel, copies in zip(kernels, packs, strict=True)
+            Rotation(kernel(dtype).run, copies, inputs) for kernel, copies in zip(kernels, packs, strict=True)
         ]
         once = []
         for call in calls:  # also makes the pools of threads, which must exist to be pinned
@@ -156,7 +156,7 @@ def _times(
         quick = [place for place, taken in enumerate(once) if taken <= bench.patience_s]
         spreads = [Spread.of([taken]) for taken in once]
         with pinned():
-            found = compare([calls[place] for place in quick], bench.effort, bench.clock)
+            found = compare([calls[place] for place in quick], bench.effort, ClockTimer(bench.clock))
         for place, spread in zip(quick, found, strict=True):
             spreads[place] = spread
     return spreads

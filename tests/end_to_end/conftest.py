@@ -18,12 +18,12 @@ READY_WITHIN_S = 240
 
 
 @contextmanager
-def serving(log: Path, *flags: str) -> Iterator[str]:
-    """The base URL of a fresh server of the demo model; it is drained at the end, and that must work."""
+def serving(log: Path, *flags: str, model: str = "demo") -> Iterator[str]:
+    """The base URL of a fresh server of ``model``; it is drained at the end, and that must work."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "fullbore", "serve", "demo", "--tune", "off"]
+    command = [sys.executable, "-m", "fullbore", "serve", model, "--tune", "off"]
     command += ["--port", str(port), *flags]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ})

@@ -52,7 +52,7 @@ class PagesMachine(RuleBasedStateMachine):
         who = [index for index, pages in enumerate(self.model) if pages][who % sum(map(bool, self.model))]
         to %= len(self.owners)
         page = self.model[who].pop(which % len(self.model[who]))
-        self.owners[who].move(page, self.owners[to])
+        self.owners[who].move([page], self.owners[to])
         self.model[to].append(page)
 
     @precondition(lambda self: self.owners)
@@ -68,7 +68,12 @@ class PagesMachine(RuleBasedStateMachine):
     @rule(who=PICK)
     def nothing_works_after_close(self, who: int) -> None:
         owner = self.closed[who % len(self.closed)]
-        for call in (owner.close, lambda: owner.take(0), lambda: owner.give(0)):
+        for call in (
+            owner.close,
+            lambda: owner.take(0),
+            lambda: owner.give(0),
+            lambda: owner.move([0], owner),
+        ):
             with pytest.raises(IntegrityError, match="given back already"):
                 call()
 

@@ -123,7 +123,7 @@ def test_a_step_can_be_run_again_whole_or_in_parts(model: DeepseekV3) -> None:
     assert runner.launch(step).sampled() == expected
     again = replace(step, started=())
     assert runner.launch(again).sampled() == expected
-    parts = [replace(again, rows=(row,)) for row in reversed(step.rows)]
+    parts = [replace(again, others=(row,)) for row in reversed(step.rows)]
     assert {n: s for part in parts for n, s in runner.launch(part).sampled().items()} == expected
     assert runner.launch(decode_of(step, 2)).sampled() == once.launch(decode_of(step, 2)).sampled()
 
@@ -169,7 +169,7 @@ def test_an_exception_keeps_no_token_and_forgets_nothing(
 def test_a_row_whose_tokens_are_unknown_errs_alone(model: DeepseekV3) -> None:
     step = steps_of_three()
     rows = (step.rows[0], replace(step.rows[1], first=3), replace(step.rows[2], request=77))
-    found = Runner(model, 20, PAGE, ()).launch(replace(step, rows=rows)).sampled()
+    found = Runner(model, 20, PAGE, ()).launch(replace(step, others=rows)).sampled()
     assert not found[0].error
     assert "not known" in found[1].error
     assert "not known" in found[77].error
@@ -178,7 +178,7 @@ def test_a_row_whose_tokens_are_unknown_errs_alone(model: DeepseekV3) -> None:
 def test_a_step_in_which_nothing_is_sampled_gives_nothing(model: DeepseekV3) -> None:
     step = steps_of_three()
     rows = tuple(replace(row, count=4, samples=False) for row in step.rows)
-    assert Runner(model, 20, PAGE, ()).launch(replace(step, rows=rows)).sampled() == {}
+    assert Runner(model, 20, PAGE, ()).launch(replace(step, others=rows)).sampled() == {}
 
 
 def test_batches_are_made_as_the_network_expects_them(

@@ -23,7 +23,7 @@ int64_t fb_panel_bytes(int64_t, int64_t);
 void fb_pack(Pool*, int64_t, const Stored*, int64_t);
 void fb_linear(const Linear*);
 int64_t fb_moe_ffn(Pool*, const uint8_t*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
-                   const void*, const int64_t*, const float*, void*);
+                   int64_t, int64_t, const void*, const int64_t*, const float*, void*);
 int fb_mla_decode(Pool*, const attention::MlaWeights*, int64_t, const void*, int64_t, int64_t, const void*, int64_t,
                   int64_t, const int32_t*, int64_t, int64_t, const int32_t*, int64_t, void*);
 int fb_mla_prefill(Pool*, const attention::MlaWeights*, int64_t, const void*, int64_t, int64_t, const void*, int64_t,
@@ -108,8 +108,8 @@ void moe_ffn(Pool* pool, int64_t format, int64_t tokens, int64_t k, int64_t expe
   const std::vector<X> x(tokens * hidden, number<X>(1.0f / static_cast<float>(hidden)));
   std::vector<X> y(tokens * hidden);
   const auto call = [&] {
-    return fb_moe_ffn(pool, packed.data(), format, experts, hidden, inter, shared, sizeof(X) == 2, tokens, k, x.data(),
-                      ids.data(), scores.data(), y.data());
+    return fb_moe_ffn(pool, packed.data(), format, experts, hidden, inter, shared, 0, experts, sizeof(X) == 2, tokens, k,
+                      x.data(), ids.data(), scores.data(), y.data());
   };
   const int64_t refused = call();
   expect(!refused, "moe_ffn refused good ids");

@@ -88,10 +88,11 @@ def test_attention_is_drawn_over_scattered_pages_that_nobody_shares() -> None:
 
 def test_experts_are_drawn_as_uneven_as_they_come() -> None:
     for shape, drawn in draws(OPERATORS["moe_ffn"], "skewed"):
-        loads = drawn.inputs[1].flatten().bincount(minlength=shape["experts"])
-        assert shape["k"] == shape["experts"] or int(loads.min()) == 0
+        experts = shape.get("of", shape["experts"])
+        loads = drawn.inputs[1].flatten().bincount(minlength=experts)
+        assert shape["k"] == experts or int(loads.min()) == 0
     for shape, drawn in draws(OPERATORS["moe_ffn"], "one_expert"):
-        assert set(drawn.inputs[1].flatten().tolist()) == {shape["experts"] // 2}
+        assert set(drawn.inputs[1].flatten().tolist()) == {shape.get("of", shape["experts"]) // 2}
     for case in OPERATORS["moe_ffn"].cases:
         for _, drawn in draws(OPERATORS["moe_ffn"], case):
             assert all(len(set(row)) == len(row) for row in drawn.inputs[1].tolist())

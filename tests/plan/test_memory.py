@@ -1,5 +1,7 @@
 """The memory plan: against what the engine allocates, and nothing lost by cutting."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,13 @@ from fullbore.model.load import load_model
 from fullbore.model.locate import locate
 from fullbore.model.make_checkpoint import config_fields, make_checkpoint
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.model.share import held_specs
+from fullbore.model.specs import tensor_specs
+from fullbore.parallel.collectives import Links
+from fullbore.parallel.layout import Layout, parse_layout, possible_layouts
+from fullbore.parallel.rank import Rank, Role
 from fullbore.plan.memory import activation_bytes, cache_token_bytes, memory
 from fullbore.plan.weights import EXPERTS, on_accelerators, on_cpus, weight_bytes
-from fullbore.steptime.layout import Layout, possible_layouts
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import RECIPES
 
@@ -57,6 +63,34 @@ def test_the_engine_allocates_what_was_planned(model: str, weights: str, tmp_pat
         make_checkpoint(folder, config_fields("tiny"))
     loaded = load_model(folder, "bfloat16", weights=weights)
     planned = weight_bytes(loaded.config, Layout(), on_cpus(loaded.config, weights), mtp=True)
+    assert sum(planned.values()) == pytest.approx(loaded.bytes, rel=0.02)
+
+
+@given(LAYOUTS)
+def test_one_rank_holds_what_was_planned(layout: Layout) -> None:
+    """To the byte, of every rank whose parts are equal."""
+    keeping = on_accelerators(RECIPES["fp8"])
+    config = replace(CONFIG, num_hidden_layers=4)  # one of experts; there are 45,000 tensors in all
+    specs = {name: spec for name, spec in tensor_specs(config).items() if not spec.optional}
+    held = held_specs(specs, config, Role(Rank(layout, layout.devices - 1)))
+    sizes = [
+        keeping.matrix_bytes(spec, *spec.shape) if len(spec.shape) == 2 else 2 * spec.elements
+        for spec in held.values()
+    ]
+    assert sum(sizes) == sum(weight_bytes(config, layout, keeping, mtp=True).values())
+
+
+@pytest.mark.parametrize("text", ["tp2", "ep4dp4", "tp2ep4dp2", "tp4ep4"])
+@pytest.mark.parametrize("layers", [0, 2])
+def test_one_rank_allocates_what_was_planned(text: str, layers: int, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    sizes = ["hidden_size=512", "moe_intermediate_size=256", "intermediate_size=512", "num_hidden_layers=2"]
+    (folder / "config.json").write_text(json.dumps(config_fields("tiny", sizes)))
+    layout = parse_layout(text)
+    role = Role(Rank(layout, 1, Links(layout.devices, "mesh", 1e12, 1e-6)), layers)
+    loaded = load_model(folder, "bfloat16", role=role, random=True)
+    planned = weight_bytes(loaded.config, layout, on_cpus(loaded.config), mtp=True)
     assert sum(planned.values()) == pytest.approx(loaded.bytes, rel=0.02)
 
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from fullbore.errors import CapacityError, FullboreError, UsageError
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.parallel.layout import parse_layout
 from fullbore.plan.advice import advise
 from fullbore.plan.demand import Demand, demand_of
 from fullbore.plan.search import front, search, why_lost
 from fullbore.plan.space import Space, layouts_of, trials
 from fullbore.plan.trial import Trial, highest
 from fullbore.scenario.scenario import Limits, load_scenario
-from fullbore.steptime.layout import parse_layout
 from fullbore.steptime.network import RECIPES
 from fullbore.steptime.profiles import find_profile
 
@@ -41,9 +41,35 @@ def one(server: str) -> Trial:
     return ways(server, ["tp8"], [SMALL])[0]
 
 
-@given(st.integers(0, 300), st.integers(1, 400), st.integers(1, 300))
-def test_highest_is_the_edge_from_any_start(edge: int, start: int, most: int) -> None:
-    assert highest(lambda count: count <= edge, start, most) == min(edge, most)
+@given(
+    st.integers(0, 300),
+    st.integers(1, 400),
+    st.integers(1, 300),
+    st.sampled_from((0.0, 0.3, 1.0, 5.0)),
+    st.floats(0.0, 3.0),
+    st.lists(st.integers(0, 400)),
+)
+def test_highest_is_the_edge_from_any_start(
+    edge: int, start: int, most: int, power: float, jump: float, known: list[int]
+) -> None:
+    """Whatever the strain looks like: flat, steep, or with a jump at the edge."""
+
+    def strain(count: int) -> float:
+        return (count / (edge + 0.5)) ** power + jump * (count > edge) + (1e-9 if count > edge else 0.0)
+
+    assert highest(strain, start, most, known) == min(edge, most)
+
+
+def test_highest_asks_seldom_where_strain_is_smooth() -> None:
+    for edge in (60, 223, 518, 1000):
+        asked: list[int] = []
+
+        def strain(count: int, edge: int = edge, asked: list[int] = asked) -> float:
+            asked.append(count)
+            return (20 + count) / (20.5 + edge)
+
+        assert highest(strain, 256) == edge
+        assert len(asked) <= 9  # bisection over 8192 takes 13
 
 
 @settings(deadline=None, max_examples=12)
@@ -152,3 +178,54 @@ def test_three_devices_have_no_layout() -> None:
 def test_scenarios_that_are_no_closed_loop_are_refused() -> None:
     with pytest.raises(UsageError, match="chat: a plan needs a closed loop"):
         demand_of(load_scenario("chat"))
+
+
+def drafting(layout: str, drafts: int, acceptance: float) -> Trial:
+    where = find_server("8xMI300X")
+    space = Space(
+        [parse_layout(layout)], [RECIPES["fp8"]], ("fp8",), (2048,), drafts=(drafts,), acceptance=acceptance
+    )
+    (found,) = trials(CONFIG, where, find_profile("sglang", where.device), space, [SMALL])
+    assert isinstance(found, Trial)
+    return found
+
+
+LAYOUTS = st.sampled_from(("tp8", "tp8ep8", "ep8dp8"))
+
+
+@settings(deadline=None, max_examples=25)
+@given(LAYOUTS, st.integers(1, 3), st.integers(1, 200))
+def test_drafts_that_are_never_right_gain_nothing(layout: str, drafts: int, concurrency: int) -> None:
+    plain = drafting(layout, 0, 0.0).at(SMALL, concurrency)
+    wrong = drafting(layout, drafts, 0.0).at(SMALL, concurrency)
+    assert wrong.tpot_ms >= plain.tpot_ms
+    # The order of prompts and decodes is another, which moves the ends of a short run a little.
+    assert wrong.output_tok_s <= plain.output_tok_s * 1.01
+
+
+@settings(deadline=None, max_examples=25)
+@given(LAYOUTS, st.integers(1, 3), st.integers(1, 16), st.floats(0.05, 0.95))
+def test_drafts_help_by_how_often_they_are_right(
+    layout: str, drafts: int, concurrency: int, acceptance: float
+) -> None:
+    """With few in flight, where a step reads weights whatever it computes."""
+    plain, some, all_right = (
+        drafting(layout, count, share).at(SMALL, concurrency).tpot_ms
+        for count, share in ((0, 0.0), (drafts, acceptance), (drafts, 1.0))
+    )
+    assert all_right < plain
+    assert all_right <= some * 1.001  # steps are whole: 31 tokens take 16 by 1.94 each and by 2
+
+
+def test_a_search_over_drafts_keeps_those_that_help() -> None:
+    where, demands = find_server("8xMI300X"), [SMALL]
+    profile = find_profile("sglang", where.device)
+    limits = {}
+    for acceptance in (0.0, 0.9):
+        space = Space(
+            [parse_layout("tp8")], [RECIPES["fp8"]], ("fp8",), (2048,), drafts=(0, 1), acceptance=acceptance
+        )
+        found = search(trials(CONFIG, where, profile, space, demands), demands)
+        limits[acceptance] = found.best.limits
+        assert (found.best.trial.setting.drafts > 0) == (acceptance > 0)
+    assert limits[0.9] > limits[0.0]

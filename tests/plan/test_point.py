@@ -11,10 +11,10 @@ from fullbore import cli
 from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.parallel.layout import parse_layout
 from fullbore.plan.closed_loop import Load
 from fullbore.plan.memory import memory
 from fullbore.plan.point import Point, accepted_tokens, predict
-from fullbore.steptime.layout import parse_layout
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import RECIPES
 from fullbore.steptime.profiles import engine_names, find_profile

@@ -1,11 +1,11 @@
 """The step time of a measured table: exact where it was measured, between where it was not."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from fullbore.steptime.measured import (
     CHUNKS,

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,8 +11,8 @@ from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import find_server
 from fullbore.model.named import DEEPSEEK_V3, named_config
 from fullbore.model.traffic import step_traffic
+from fullbore.parallel.layout import Layout, parse_layout, possible_layouts
 from fullbore.steptime.factors import Deviation, Factors
-from fullbore.steptime.layout import parse_layout, possible_layouts
 from fullbore.steptime.model import Setting, StepTime
 from fullbore.steptime.network import RECIPES
 from fullbore.steptime.step import Step, pairs
@@ -39,6 +40,19 @@ def model(
 
 def decodes(count: int, context: int) -> Step:
     return Step.of([context] * count)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 600), st.integers(1, 300), LAYOUTS, st.integers(1, 4000))
+def test_a_batch_above_the_largest_graph_waits_for_its_launches(
+    count: int, captured: int, layout: Layout, context: int
+) -> None:
+    """``captured`` counts a group's sequences; launches bound a step from below and add nothing to it."""
+    setting = Setting(CONFIG, find_server("8xMI300X"), layout, RECIPES["fp8"])
+    replayed = StepTime(setting, FACTORS).seconds(decodes(count, context))
+    found = StepTime(setting, FACTORS, captured=captured).seconds(decodes(count, context))
+    launches_s = CONFIG.num_hidden_layers * FACTORS.eager_us * 1e-6
+    assert found == (max(replayed, launches_s) if count > captured * layout.dp else replayed)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +109,7 @@ def test_more_decodes_or_context_take_longer(
 @settings(max_examples=60, deadline=None)
 @given(SERVERS, STEPS, st.integers(1, 8192), st.integers(0, 30_000))
 def test_another_chunk_takes_longer(server: str, step: Step, new: int, before: int) -> None:
-    more = replace(
+    more = msgspec.structs.replace(
         step,
         prefill_tokens=step.prefill_tokens + new,
         prefill_pairs=step.prefill_pairs + pairs(new, before),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullbore.tune.pinning import pinned
-from fullbore.tune.timing import Effort, Spread, compare, copies_needed, rotating
+from fullbore.tune.timing import ClockTimer, Effort, Rotation, Spread, compare, copies_needed
 
 
 class Machine:
@@ -35,7 +35,7 @@ class Call:
 @given(st.lists(st.floats(30, 1e5), min_size=1, max_size=4))
 def test_a_steady_call_takes_what_it_takes(times: list[float]) -> None:
     machine = Machine()
-    found = compare([machine.call("x", us) for us in times], Effort(1e9, 5, 5), machine.clock)
+    found = compare([machine.call("x", us) for us in times], Effort(1e9, 5, 5), ClockTimer(machine.clock))
     for spread, us in zip(found, times, strict=True):
         assert spread.median_us == pytest.approx(us)
         assert spread.low_us == pytest.approx(us)
@@ -44,7 +44,7 @@ def test_a_steady_call_takes_what_it_takes(times: list[float]) -> None:
 
 def test_candidates_take_turns_after_warming_up() -> None:
     machine = Machine()
-    compare([machine.call("a", 50), machine.call("b", 90)], Effort(1e9, 4, 4), machine.clock)
+    compare([machine.call("a", 50), machine.call("b", 90)], Effort(1e9, 4, 4), ClockTimer(machine.clock))
     assert machine.order.endswith("abababab")
     assert machine.order.count("a") > 4, "the first calls are not counted"
 
@@ -52,13 +52,15 @@ def test_candidates_take_turns_after_warming_up() -> None:
 def test_a_drift_hits_all_alike() -> None:
     """One after the other, the second of two equals would seem 1.5 times slower."""
     machine = Machine(drift=0.05)
-    first, second = compare([machine.call(n, 50) for n in "ab"], Effort(1e9, 20, 20), machine.clock)
+    first, second = compare(
+        [machine.call(n, 50) for n in "ab"], Effort(1e9, 20, 20), ClockTimer(machine.clock)
+    )
     assert second.median_us / first.median_us < 1.05
 
 
 def test_a_call_shorter_than_the_clock_can_tell_is_repeated_in_one_reading() -> None:
     machine = Machine()
-    (found,) = compare([machine.call("a", 0.5)], Effort(1e9, 3, 3), machine.clock)
+    (found,) = compare([machine.call("a", 0.5)], Effort(1e9, 3, 3), ClockTimer(machine.clock))
     assert found.median_us == pytest.approx(0.5)
     assert machine.order.count("a") >= 3 * 20
 
@@ -66,7 +68,9 @@ def test_a_call_shorter_than_the_clock_can_tell_is_repeated_in_one_reading() -> 
 @given(st.floats(0, 0.1), st.integers(1, 10), st.integers(0, 30))
 def test_effort_is_bounded_by_time_and_by_counts(seconds: float, least: int, more: int) -> None:
     machine = Machine()
-    (found,) = compare([machine.call("a", 1000)], Effort(seconds, least, least + more), machine.clock)
+    (found,) = compare(
+        [machine.call("a", 1000)], Effort(seconds, least, least + more), ClockTimer(machine.clock)
+    )
     assert least <= found.repeats <= least + more
     assert found.repeats <= max(least, seconds / 1e-3 + 1)
 
@@ -74,7 +78,7 @@ def test_effort_is_bounded_by_time_and_by_counts(seconds: float, least: int, mor
 def test_a_hopeless_candidate_is_read_once() -> None:
     machine = Machine()
     calls = [machine.call("a", 1000), machine.call("b", 3900), machine.call("c", 4100)]
-    found = compare(calls, Effort(1e9, 6, 6, hopeless=4.0), machine.clock)
+    found = compare(calls, Effort(1e9, 6, 6, hopeless=4.0), ClockTimer(machine.clock))
     assert [spread.repeats for spread in found] == [6, 6, 1]
     assert found[2].median_us == pytest.approx(4100)
 
@@ -87,14 +91,16 @@ def test_one_interruption_makes_no_candidate_hopeless() -> None:
         machine.seconds += 0.1 if "a" not in machine.order else 0.0
         slow_once()
 
-    found = compare([call, machine.call("b", 900)], Effort(1e9, 6, 6, hopeless=4.0), machine.clock)
+    found = compare(
+        [call, machine.call("b", 900)], Effort(1e9, 6, 6, hopeless=4.0), ClockTimer(machine.clock)
+    )
     assert [spread.repeats for spread in found] == [6, 6]
 
 
 @given(st.floats(1e3, 1e6))
 def test_a_long_call_is_warmed_up_briefly(us: float) -> None:
     machine = Machine()
-    compare([machine.call("a", us)], Effort(0.0, 1, 1), machine.clock)
+    compare([machine.call("a", us)], Effort(0.0, 1, 1), ClockTimer(machine.clock))
     assert 3 <= len(machine.order) <= 5
     assert len(machine.order) == 3 or us < 1e5
 
@@ -110,10 +116,11 @@ def test_a_median_lies_between_its_quartiles(readings: list[float]) -> None:
 
 def test_a_rotation_takes_every_copy_and_every_input_in_turn() -> None:
     seen: list[tuple[str, int]] = []
-    call = rotating(lambda copy, value: seen.append((copy, value)), ["a", "b", "c"], [(1,), (2,)])
+    call = Rotation(lambda copy, value: seen.append((copy, value)), ["a", "b", "c"], [(1,), (2,)])
     for _ in range(6):
         call()
     assert seen == [("a", 1), ("b", 2), ("c", 1), ("a", 2), ("b", 1), ("c", 2)]
+    assert call.period == 3
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**10), st.integers(1, 10**8), st.integers(1, 500))

@@ -19,7 +19,7 @@ from fullbore.ops.setting import Setting
 from fullbore.ops.times import Timing, Verdict
 from fullbore.tune import session
 from fullbore.tune.points import Mode
-from fullbore.tune.timing import Effort
+from fullbore.tune.timing import ClockTimer, Effort
 
 SMALL = ["hidden_size=64", "vocab_size=512", "num_hidden_layers=2"]
 Run = Callable[..., tuple[int, str, str]]
@@ -46,7 +46,7 @@ def by_our_rules(patch: pytest.MonkeyPatch, cache: Path) -> None:
     patch.setattr(session, "probes", lambda: PROBES)
     patch.setattr(session, "CATALOGUE", KERNELS)
     patch.setattr(os, "getloadavg", lambda: (0.1, 0.1, 0.1))
-    patch.setattr(session, "Bench", partial(session.Bench, clock=CLOCK))
+    patch.setattr(session, "Bench", partial(session.Bench, timer=ClockTimer(CLOCK)))
     for entry in OTHERS:
         kernel = entry.load()
         patch.setattr(kernel, "run", by_our_clock(kernel.run))

@@ -17,7 +17,7 @@ from fullbore.ops.times import Begun, Record, Seen, Times, Timing, Verdict
 from fullbore.ops.tuned import Tuned, shortfalls
 from fullbore.scenario.mix import StepShape
 from fullbore.tune.points import QUICK, THOROUGH, Mode, points, timed_sizes
-from fullbore.tune.timing import Effort
+from fullbore.tune.timing import ClockTimer, Effort
 from fullbore.tune.tuner import Bench, Tuner
 
 SMALL = Job("linear", (("in", 64), ("out", 32)), "bf16", "float32", "cpu")
@@ -27,7 +27,7 @@ MODE = Mode("toy", (1, 8, 64), (), Effort(0.0, 3, 3), 1.0)
 FEW = (StepShape(1, 100, (), 1, 1.0),)
 MANY = (StepShape(64, 100, (), 64, 1.0),)
 MOMENTS = count(1000.0)
-BENCH = Bench(PROBES, 1 << 16, 1 << 30, CLOCK, now=lambda: next(MOMENTS))
+BENCH = Bench(PROBES, 1 << 16, 1 << 30, ClockTimer(CLOCK), now=lambda: next(MOMENTS))
 
 
 def tuner(kernels: Registry, kept: list[Record], times: Iterable[Record] = (), **changes: object) -> Tuner:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from fullbore.results.notes import emulation_note
 from fullbore.results.result import TITLES, Result
 from fullbore.scenario.confidence import Interval
 from fullbore.scenario.samples import Sample, ratio, samples
@@ -146,6 +147,8 @@ def _unequal(runs: Sequence[Run], found: Sequence[Result | None]) -> list[str]:
         if len(set(told)) > 1:
             said.append(f"{what} differ: {', '.join(map(str, dict.fromkeys(told)))}")
     for name, each in there:
+        if each.server.emulated:
+            said.append(f"{name}: {emulation_note(each)}")
         if each.figures.requests_failed:
             said.append(f"{name}: {each.figures.requests_failed} requests failed at {each.point}")
     return said

@@ -21,6 +21,9 @@ LONGEST_VALUE = 200  # characters of one flag
 def server_of(target: Target, told: Mapping[str, Any] | None = None) -> Server:
     """``told``: what ``ask`` brought."""
     told = told or {}
+    engine = told.get("engine")
+    engine = engine if isinstance(engine, Mapping) and isinstance(engine.get("emulated"), str) else {}
+    groups = engine.get("groups", 1)
     return Server(
         url=target.url,
         model=target.model,
@@ -30,6 +33,8 @@ def server_of(target: Target, told: Mapping[str, Any] | None = None) -> Server:
         vocab_size=target.vocab_size,
         max_model_len=target.max_model_len,
         flags=dict(_flags(told)),
+        emulated=engine.get("emulated", ""),
+        groups=groups if isinstance(groups, int) and groups > 0 else 1,
     )
 
 

@@ -75,7 +75,10 @@ async def measuring(bench: Bench, screen: Console) -> AsyncIterator["Measuring"]
         weights = f" ({target.weights})" if target.weights else ""
         scenario = f"{bench.scenario.describe()}; seed {bench.scenario.seed}"
         screen.print(f"{scenario}; {target.model}{weights} at {target.url}", markup=False)
-        yield Measuring(bench, client, target, screen, await identity.ask(client))
+        told = await identity.ask(client)
+        if emulated := identity.server_of(target, told).emulated:
+            screen.print(emulated, markup=False, style="bold red")
+        yield Measuring(bench, client, target, screen, told)
 
 
 class Measuring:

@@ -24,6 +24,7 @@ from fullbore.model.config import ModelConfig
 from fullbore.model.deepseek import DeepseekV3
 from fullbore.model.parts import Call
 from fullbore.model.workload import Source
+from fullbore.parallel.rank import WHOLE
 
 PAGES, PAGE, PROMPT = 8000, 16, 100
 MOST_REQUESTS = 64
@@ -100,7 +101,7 @@ class HollowNetwork(DeepseekV3):
 class _HollowParts:
     """Reads names and shapes, never values."""
 
-    bytes, device = 0, CPU
+    bytes, device, role = 0, CPU, WHOLE
 
     def __init__(self, config: ModelConfig, source: Source, sweep: "_Sweep") -> None:
         self._sweep = sweep

@@ -168,12 +168,12 @@ class Loop:
         """
         sampled: dict[int, Sampled] = {}
         failed: dict[int, str] = {}
-        parts = _halves(step.rows) if len(step.rows) > 1 else [step.rows]
+        parts = _halves(step.rows)
         while parts:
             rows = parts.pop()
             try:
                 # ``started`` was taken in when the step was launched; ``ended`` waits for the last part.
-                part = replace(step, rows=rows, started=(), ended=())
+                part = Step(step.number, rows)
                 sampled.update(self._runner.launch(part).sampled())
             except DeviceLostError:
                 raise
@@ -184,13 +184,14 @@ class Loop:
                 for row in rows:
                     _log.error("request %d fails alone: %s: %s", row.request, type(error).__name__, error)
                     failed[row.request] = f"the model failed on this request ({type(error).__name__})"
-        self._runner.launch(replace(step, rows=(), started=())).sampled()
+        self._runner.launch(Step(step.number, (), (), step.ended)).sampled()
         return sampled, failed
 
 
 def _halves(rows: tuple[Row, ...]) -> list[tuple[Row, ...]]:
+    """Two, or the one row that there is."""
     middle = len(rows) // 2
-    return [rows[:middle], rows[middle:]]
+    return [part for part in (rows[:middle], rows[middle:]) if part]
 
 
 def _seeded(submit: Submit) -> Submit:

@@ -6,7 +6,7 @@ whenever a struct does; a peer of another version is refused at the handshake.
 
 import msgspec
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -61,12 +61,12 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 Command = Submit | Abort | FlushCache | Hello | Shutdown
 
 
-class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
     token: int
     logprob: float
 
 
-class Emitted(msgspec.Struct, frozen=True, array_like=True):
+class Emitted(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One request's news of one step.
 
     ``token`` is -1 when the event carries none (abort, error, refusal). ``finish`` is "" while the request
@@ -112,6 +112,10 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     kv_bytes_per_token: int  # of the cache, all layers
     weights: str = ""  # the format that most layers multiply by: fp8_block, int8, ...
     conversion: str = ""  # what was lost where they are not as stored, for people
+    emulated: str = ""  # where answers mean nothing: what is emulated, and that they do not
+    emulates: list[str] = []  # the same in full, for people
+    groups: int = 1  # data-parallel ones of the emulated server; each has as much load as this engine
+    weight_bytes: int = 0  # as they are packed
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -79,7 +79,8 @@ class Allocation:
             raise CapacityError(
                 f"{self.name} wants {count} pages, {len(pool._free)} of {pool.total} are free"
             )
-        taken = tuple(pool._free.pop() for _ in range(count))
+        taken = tuple(pool._free[: -count - 1 : -1])
+        del pool._free[len(pool._free) - count :]
         for page in taken:
             pool._owner[page] = self
             self._held[page] = None
@@ -91,23 +92,28 @@ class Allocation:
         self._pool._owner[page] = None
         self._pool._free.append(page)
 
-    def move(self, page: int, to: "Allocation") -> None:
-        """One page to another owner."""
+    def move(self, pages: Iterable[int], to: "Allocation") -> None:
+        """Pages to another owner."""
         to._open()
-        self._drop(page)
-        self._pool._owner[page] = to
-        to._held[page] = None
+        owner, held = self._pool._owner, to._held
+        for page in pages:
+            self._drop(page)
+            owner[page] = to
+            held[page] = None
 
     def close(self) -> None:
         """All pages back to the free ones; closing twice is an error."""
         self._open()
-        for page in reversed(self.pages):
-            self.give(page)
+        pages = self.pages[::-1]
+        for page in pages:
+            self._pool._owner[page] = None
+        self._pool._free += pages
+        self._held.clear()
         self.closed = True
 
     def _drop(self, page: int) -> None:
-        self._open()
         if page not in self._held:
+            self._open()
             raise IntegrityError(f"{self.name} gives away page {page}, which is not its own")
         del self._held[page]
 

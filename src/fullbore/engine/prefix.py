@@ -1,11 +1,12 @@
 """Prefixes that are computed already, shared between requests.
 
 A tree per salt. A node is one full page and the ``page_size`` tokens whose latents it holds, given all the
-tokens above it; chunks are compared token by token (dict keys are tuples), never by hash alone. A page in the
+tokens above it; chunks are compared token by token (keys hold tuples), never by hash alone. A page in the
 tree is never written again. Requests that run hold the nodes on their path; a path is held from the root
 without gaps, so what is below an unheld node is unheld too, and every unheld page can be evicted in the end.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 
@@ -20,15 +21,17 @@ class Node:
 
     __slots__ = ("children", "chunk", "page", "parent", "refs", "salt", "serial", "used")
 
-    def __init__(self, salt: str, parent: "Node | None", chunk: Chunk, page: int, serial: int) -> None:
+    def __init__(
+        self, salt: str, parent: "Node | None", chunk: Chunk, page: int, serial: int, refs: int = 1
+    ) -> None:
         self.salt = salt
         self.parent = parent
         self.chunk = chunk
         self.page = page
         self.serial = serial  # order of insertion
-        self.refs = 0  # tables that hold it
+        self.refs = refs  # tables that hold it
         self.used = 0  # tick of the last release
-        self.children: dict[Chunk, Node] = {}
+        self.children = 0  # nodes right below it
 
 
 class PrefixTree:
@@ -40,6 +43,8 @@ class PrefixTree:
         self.own = pool.open("the prefix tree")
         self.unused = 0  # nodes that nobody holds
         self._roots: dict[str, Node] = {}
+        # By the serial of the node above and the chunk. One dict: one in each would be larger than a node.
+        self._below: dict[tuple[int, Chunk], Node] = {}
         self._nodes: dict[int, Node] = {}  # by serial
         self._leaves: list[tuple[int, int]] = []  # heap of (used, serial); may hold stale entries
         self._tick = 0
@@ -56,7 +61,7 @@ class PrefixTree:
         path: list[Node] = []
         size = self.page_size
         for start in range(0, most * size, size):
-            node = node.children.get(tuple(tokens[start : start + size])) if node else None
+            node = self._below.get((node.serial, tuple(tokens[start : start + size]))) if node else None
             if node is None:
                 break
             path.append(node)
@@ -82,26 +87,40 @@ class PrefixTree:
                 if not node.children:
                     self._offer(node)
 
-    def insert(self, salt: str, parent: Node | None, chunk: Chunk, page: int, giver: Allocation) -> Node:
-        """The node for ``chunk`` below ``parent`` (None: the root of ``salt``), held once for the caller.
+    def insert(
+        self, salt: str, parent: Node | None, chunks: Sequence[Chunk], pages: Sequence[int], giver: Allocation
+    ) -> list[Node]:
+        """The nodes for ``chunks``, one below the other under ``parent`` (None: the root of ``salt``), each
+        held once for the caller.
 
-        ``page`` moves from ``giver`` to the tree, unless the chunk is there already: then the node has
-        another page and ``giver`` keeps its own.
+        ``pages`` move from ``giver`` to the tree, but for chunks that are there already: those nodes have
+        other pages and ``giver`` keeps its own.
         """
-        if parent is None:
-            parent = self._roots.get(salt)
-            if parent is None:
-                parent = self._roots[salt] = Node(salt, None, (), -1, -1)
-        node = parent.children.get(chunk)
-        if node is not None:
-            self.hold((node,))
-            return node
-        giver.move(page, self.own)
-        node = parent.children[chunk] = Node(salt, parent, chunk, page, self._serial)
-        node.refs = 1
-        self._nodes[self._serial] = node
-        self._serial += 1
-        return node
+        node = parent or self._roots.get(salt)
+        if node is None:
+            node = self._roots[salt] = Node(salt, None, (), -1, self._serial, 0)
+            self._serial += 1
+        path: list[Node] = []
+        for chunk in chunks:
+            known = self._below.get((node.serial, chunk))
+            if known is None:
+                break
+            path.append(known)
+            node = known
+        if path:
+            self.hold(path)
+            chunks, pages = chunks[len(path) :], pages[len(path) :]
+        giver.move(pages, self.own)
+        serial = self._serial
+        for chunk, page in zip(chunks, pages, strict=True):
+            below = self._nodes[serial] = Node(salt, node, chunk, page, serial)
+            self._below[node.serial, chunk] = below
+            node.children += 1
+            serial += 1
+            path.append(below)
+            node = below  # nothing is below a node that is new
+        self._serial = serial
+        return path
 
     def evict(self, count: int) -> int:
         """Free up to ``count`` unheld pages, leaf by leaf: least recently used first, ties by insertion."""
@@ -143,12 +162,22 @@ class PrefixTree:
                 raise IntegrityError(
                     f"page {node.page} has {node.refs} holders noted, {refs.get(serial, 0)} hold it"
                 )
-            if node.parent is None or node.parent.children.get(node.chunk) is not node:
+            if node.parent is None or self._below.get((node.parent.serial, node.chunk)) is not node:
                 raise IntegrityError(f"page {node.page} of the prefix tree hangs nowhere")
             if self.pool.owner(node.page) is not self.own:
                 raise IntegrityError(f"page {node.page} is in the prefix tree but not owned by it")
             if not node.refs and not node.children and serial not in waiting:
                 raise IntegrityError(f"page {node.page} is an unheld leaf that eviction would miss")
+        children = Counter(node.parent.serial for node in self._nodes.values() if node.parent)
+        for node in (*self._roots.values(), *self._nodes.values()):
+            if node.children != children[node.serial]:
+                raise IntegrityError(
+                    f"page {node.page} of the prefix tree has {node.children} children noted"
+                )
+        if len(self._below) != len(self._nodes):
+            raise IntegrityError(
+                f"{len(self._below)} of {len(self._nodes)} nodes can be found in the prefix tree"
+            )
         if self.unused != sum(not node.refs for node in self._nodes.values()):
             raise IntegrityError(f"{self.unused} unheld pages are noted in the prefix tree, which is wrong")
         if len(self._nodes) != len(self.own):
@@ -168,7 +197,8 @@ class PrefixTree:
         parent = leaf.parent
         if parent is None:
             raise IntegrityError("the root of a prefix tree was to be removed as a leaf")
-        del parent.children[leaf.chunk]
+        del self._below[parent.serial, leaf.chunk]
+        parent.children -= 1
         if parent.children:
             return
         if parent.parent is not None:
@@ -199,7 +229,8 @@ class PageTable:
 
     def grow(self, count: int) -> None:
         """``count`` more pages of its own, evicting for them; CapacityError when ``tree.room`` is less."""
-        self.tree.evict(count - self.tree.pool.free)
+        if count > self.tree.pool.free:
+            self.tree.evict(count - self.tree.pool.free)
         self.pages += self.own.take(count)
 
     def share(self, tokens: Sequence[int], computed: int) -> Allocation | None:
@@ -210,18 +241,20 @@ class PageTable:
         """
         if computed > len(tokens):
             raise IntegrityError(f"{self.own.name}: {computed} tokens computed, {len(tokens)} known")
-        size = self.tree.page_size
-        spare: Allocation | None = None
-        for index in range(len(self.nodes), computed // size):
-            page = self.pages[index]
-            chunk = tuple(tokens[index * size : (index + 1) * size])
-            parent = self.nodes[-1] if self.nodes else None
-            node = self.tree.insert(self.salt, parent, chunk, page, self.own)
-            self.nodes.append(node)
-            if node.page != page:
-                spare = spare or self.tree.pool.open(f"spare pages of {self.own.name}")
-                self.own.move(page, spare)
-                self.pages = (*self.pages[:index], node.page, *self.pages[index + 1 :])
+        size, begin, end = self.tree.page_size, len(self.nodes), computed // self.tree.page_size
+        if begin >= end:
+            return None
+        chunks = [tuple(tokens[index * size : (index + 1) * size]) for index in range(begin, end)]
+        parent = self.nodes[-1] if begin else None
+        pages = self.pages[begin:end]
+        path = self.tree.insert(self.salt, parent, chunks, pages, self.own)
+        self.nodes += path
+        shared = tuple([node.page for node in path])
+        if shared == pages:
+            return None
+        spare = self.tree.pool.open(f"spare pages of {self.own.name}")
+        self.own.move([page for page, other in zip(pages, shared, strict=True) if page != other], spare)
+        self.pages = self.pages[:begin] + shared + self.pages[end:]
         return spare
 
     def check(self) -> None:

@@ -103,9 +103,11 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
     # Imported here so that a peer of another version is refused at once, not after torch has loaded.
     import torch
 
+    from fullbore.engine.emulation import emulation_of
     from fullbore.engine.memory import LOADING
     from fullbore.engine.startup import Startup
     from fullbore.hardware.device import find_device
+    from fullbore.model.config import load_config
     from fullbore.model.load import load_model
     from fullbore.model.locate import locate
     from fullbore.ops.setting import Setting
@@ -124,13 +126,26 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             wire.send(Progress(done, total))
 
     setting = Setting.of(
-        options.scenario, options.concurrency, options.threads, options.max_num_batched_tokens
+        options.scenario,
+        options.concurrency,
+        options.threads,
+        options.max_num_batched_tokens,
+        device.kind,
     )
     tuned = Tuned(setting.store.load(), setting.mix, options.by_tokens, device.free_bytes())
+    emulation = emulation_of(options, load_config(folder), device.usual_links)
     startup = Startup(options, device)
     with startup.holdings.during(LOADING):
         model = load_model(
-            folder, options.dtype, progress, tuned, options.weights, options.kv_cache_dtype, device
+            folder,
+            options.dtype,
+            progress,
+            tuned,
+            options.weights,
+            options.kv_cache_dtype,
+            device,
+            emulation.role,
+            options.random_weights,
         )
     startup.note_weights(model)
     for line in shortfalls(model.selection):
@@ -160,13 +175,17 @@ def _build(options: EngineOptions, wire: EngineWire) -> Loop:
             page_size=options.page_size,
             pages=sizes.pages,
             eos_token_ids=list(config.eos_token_ids),
-            fingerprint=fingerprint(folder),
+            fingerprint=fingerprint(folder, emulation.mark),
             kv_cache_dtype="fp8"
             if model.row.bits == 8
             else str(model.row.type(model.dtype)).removeprefix("torch."),
             kv_bytes_per_token=token_bytes,
             weights=model.format,
             conversion=model.conversion,
+            emulated=emulation.mark,
+            emulates=list(emulation.notes),
+            groups=emulation.groups,
+            weight_bytes=model.bytes,
         )
     )
     # The CPU has finished a step when its launch returns; a GPU works on it while the next is planned.
@@ -185,9 +204,10 @@ def _try(runner: AnyRunner, token: int, folder: Path) -> None:
         )
 
 
-def fingerprint(folder: Path) -> str:
-    """A hash of the config and of samples all over every weight file: cheap, and changes with the weights."""
-    digest = hashlib.blake2b(digest_size=16)
+def fingerprint(folder: Path, mark: str = "") -> str:
+    """A hash of the config and of samples all over every weight file: cheap, and changes with the weights.
+    ``mark``: what else they depend on."""
+    digest = hashlib.blake2b(mark.encode(), digest_size=16)
     digest.update((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         if not path.is_file():  # a folder, or a link to what was never downloaded: none of the weights

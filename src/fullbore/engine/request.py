@@ -1,5 +1,6 @@
 """One request, as the scheduler sees it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fullbore.engine.messages import Sampling, Submit
@@ -34,9 +35,21 @@ class Request:
     table: PageTable | None = None  # while it runs
     last_step: int = 0  # the last step that has a row of it
     started: bool = False  # the runner knows it
+    base: int | None = None  # while it decodes: its counts are then those of ``Decoding``
     finish: str = ""
     hit: int = 0  # tokens from the tree at its first admission
     announced: bool = False  # its first event is out
+
+    @classmethod
+    def of(cls, submit: Submit, arrival: int, eos_token_ids: Iterable[int]) -> "Request":
+        """What ``submit`` asks for; ``eos_token_ids`` end it unless it ignores them."""
+        sampling, prompt = submit.sampling, tuple(submit.prompt)
+        ends = frozenset(sampling.stop_token_ids)
+        if not sampling.ignore_eos:
+            ends |= frozenset(eos_token_ids)
+        return cls(
+            submit.request, prompt, sampling, submit.salt, arrival, len(prompt) + submit.max_tokens, ends
+        )
 
     def __post_init__(self) -> None:
         self.tokens = list(self.prompt)

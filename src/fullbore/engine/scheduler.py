@@ -21,17 +21,16 @@ runner forgets what ``Step.ended`` names even if it never saw its start.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from fullbore.engine.flights import Flight, Flights, Planned
 from fullbore.engine.messages import Emitted, Stats, Submit, TokenLogprob
 from fullbore.engine.pages import Allocation, Pages
 from fullbore.engine.prefix import Node, PageTable, PrefixTree
 from fullbore.engine.request import Request, never_fits
+from fullbore.engine.running import Running, table_of
 from fullbore.engine.step import Row, Sampled, Started, Step
 from fullbore.errors import IntegrityError, UsageError
-
-Flight = tuple[Step, list[tuple[Request, PageTable, Row]]]  # a step that was planned and not yet committed
-LOOKAHEAD = 1  # uncommitted steps at most when the next is planned
 
 
 class Scheduler:
@@ -53,11 +52,8 @@ class Scheduler:
         eos_token_ids: tuple[int, ...],
         prefix_caching: bool = True,
     ) -> None:
-        for name, value in (
-            ("page size", page_size),
-            ("max-num-seqs", max_num_seqs),
-            ("max-queued", max_queued),
-        ):
+        least = {"page size": page_size, "max-num-seqs": max_num_seqs, "max-queued": max_queued}
+        for name, value in least.items():
             if value < 1:
                 raise UsageError(f"{name} {value} is too small: expected at least 1")
         if max_num_batched_tokens < max_num_seqs:
@@ -76,20 +72,17 @@ class Scheduler:
         self.tree = PrefixTree(self.pool, page_size)
         self._requests: dict[int, Request] = {}  # all that are not finished
         self._waiting: deque[Request] = deque()  # oldest first; all younger than those that run
-        self._running: list[Request] = []  # oldest first
-        self._flying: deque[Flight] = deque()
-        self._retiring: list[tuple[int, PageTable | Allocation]] = []  # closed when that step is committed
+        self._running = Running(page_size)
+        self._flights = Flights()
         self._ended: list[int] = []  # to be told to the runner
-        self._arrivals = 0
-        self._planned = 0  # number of the last planned step
-        self._committed = 0
+        self._arrivals = self._planned = 0  # numbers of the last request and of the last planned step
         self._steps = self._preemptions = self._corrupted = 0
         self._prefix_queries = self._prefix_hits = self._prompt_tokens = self._generated_tokens = 0
 
     @property
     def idle(self) -> bool:
         """Nothing to plan, to commit or to tell the runner."""
-        return not (self._requests or self._flying or self._ended)
+        return not (self._requests or len(self._flights) or self._ended)
 
     def submit(self, submit: Submit) -> Emitted | None:
         """Queue a request; None, or the event that refuses it.
@@ -107,14 +100,8 @@ class Scheduler:
         if len(self._requests) >= most:
             full = f"{len(self._requests)} requests run or wait, {most} may (try again later)"
             return Emitted(submit.request, -1, "refused", error=full)
-        sampling = submit.sampling
-        ends = frozenset(sampling.stop_token_ids) | frozenset(
-            () if sampling.ignore_eos else self.eos_token_ids
-        )
         self._arrivals += 1
-        prompt = tuple(submit.prompt)
-        most = len(prompt) + submit.max_tokens
-        request = Request(submit.request, prompt, sampling, submit.salt, self._arrivals, most, ends)
+        request = Request.of(submit, self._arrivals, self.eos_token_ids)
         self._requests[request.id] = request
         self._waiting.append(request)
         return None
@@ -139,37 +126,37 @@ class Scheduler:
         A step may have no rows and only tell the runner which requests ended; it is launched and committed
         like any other. Rows of one token come first; among equals, older requests do.
         """
-        if len(self._flying) > LOOKAHEAD:
-            raise IntegrityError(
-                f"{len(self._flying)} steps wait for their commit; at most {LOOKAHEAD} may at a plan"
-            )
-        flight: list[tuple[Request, PageTable, Row]] = []
-        tokens, preemptions = 0, self._preemptions
+        self._flights.check_room()
+        number, preemptions = self._planned + 1, self._preemptions
+        running, decoding = self._running, self._running.decoding
+        running.sort_out()
+        room = self.max_num_batched_tokens - len(decoding)
         short = False  # of pages: then nobody is admitted
-        room = self.max_num_batched_tokens - sum(request.left == 1 for request in self._running)
-        for request in self._running:  # loses its end when somebody is preempted: those have no row yet
+        for request in decoding.beginning():
+            if request.base is not None and not self._has_page(request):  # who was preempted is no member now
+                running.set_aside(request)
+                short = True
+        tokens = len(decoding)
+        planned: list[Planned] = []
+        for request in running.others:
             left = request.left
-            if left == 1:
-                if not self._has_page(request):
-                    short = True
-                    continue
-            elif left:
+            if left > 1 and room:  # else nothing is to be sampled, or it has no page
                 left = min(left, room)
                 room -= left
-            if left:
-                flight.append(self._row(request, left))
                 tokens += left
+                planned.append(self._row(request, left))
         if self._preemptions > preemptions:  # not straight back in
             short = True
-        started = () if short else self._admit(flight, self.max_num_batched_tokens - tokens)
-        if not flight and not self._ended:
+        decodes = running.advance(number)
+        started = () if short else self._admit(planned, self.max_num_batched_tokens - tokens)
+        if not tokens and not planned and not self._ended:
             return None
-        rows = [row for _, _, row in flight]
-        rows.sort(key=lambda row: row.count > 1)
-        self._planned += 1
-        step = Step(self._planned, tuple(rows), started, tuple(self._ended))
+        others = [row for _, _, row in planned]
+        others.sort(key=lambda row: row.count > 1)
+        self._planned = number
+        step = Step(number, tuple(others), started, tuple(self._ended), decodes.decodes)
         self._ended.clear()
-        self._flying.append((step, flight))
+        self._flights.launch(Flight(step, decodes, planned))
         return step
 
     def commit(self, step: Step, sampled: Mapping[int, Sampled]) -> list[Emitted]:
@@ -177,39 +164,26 @@ class Scheduler:
 
         A row that should have sampled and is not in ``sampled`` ends its request with an error.
         """
-        if not self._flying or self._flying[0][0] is not step:
-            expected = f"step {self._flying[0][0].number}" if self._flying else "none"
-            raise IntegrityError(
-                f"step {step.number} was committed, expected {expected}: commit in order of the plans"
-            )
-        _, flight = self._flying.popleft()
-        self._committed = step.number
-        self._steps += bool(flight)
-        events: list[Emitted] = []
-        for request, table, row in flight:
-            if request.finish:  # stopped, aborted or failed after this step was planned
-                continue
-            result = sampled.get(request.id) if row.samples else None
-            if row.samples and (result is None or result.error):
-                self._corrupted += result is not None
-                table.tainted = True
-                events.append(
-                    self._end(request, "error", result.error if result else "the step gave no token")
-                )
-                continue
-            computed = row.first + row.count
-            if self.prefix_caching and computed // self.page_size > len(table.nodes):
-                spare = table.share(request.tokens, computed)
-                if spare is not None:
-                    self._retire(spare, request.last_step)
-            if result is not None:
-                events.append(self._take(request, result))
-        if self._retiring:
-            due = [pages for number, pages in self._retiring if number <= self._committed]
-            self._retiring = [entry for entry in self._retiring if entry[0] > self._committed]
-            for pages in due:
-                pages.close()
-        return events
+        flight = self._land(step, sampled.get)
+        return self._take_all(flight, sampled.get) + self._commit_others(flight, sampled.get)
+
+    def commit_alike(self, step: Step, result: Sampled) -> list[Emitted]:
+        """``commit`` where each row that samples gave ``result``, whose token is all there is to it: for a
+        simulation, in which tokens only count.
+
+        Returns the events that end a request; each other row that samples stands for one token more.
+        """
+        flight = self._land(step, lambda _: result)
+        decodes, token = flight.decodes, result.token
+        if token in decodes.ends or step.number <= self._flights.interrupted:
+            events = self._take_all(flight, lambda _: result)
+        else:
+            for take in decodes.takes:
+                take(token)
+            self._generated_tokens += len(decodes.takes)
+            events = [self._say(request, result, "length") for request in decodes.over]
+        events += self._commit_others(flight, lambda _: result)
+        return [event for event in events if event.finish]
 
     def flush(self) -> int:
         """Forget every prefix that no running request uses; how many pages that freed."""
@@ -234,22 +208,17 @@ class Scheduler:
 
     def check(self) -> None:
         """Every page is in one place, every count in order, every queue by age; else IntegrityError. Slow."""
-        retiring = [pages for _, pages in self._retiring]
+        self._running.check(self.page_size)
+        self._flights.check()
+        retiring = self._flights.retiring
         tables = [pages for pages in retiring if isinstance(pages, PageTable)]
-        for request in self._running:
-            if request.table is None:
-                raise IntegrityError(f"request {request.id} runs without a page table")
-            tables.append(request.table)
-            if len(request.table.pages) * self.page_size < request.computed:
-                raise IntegrityError(
-                    f"request {request.id} has {request.computed} tokens computed in too few pages"
-                )
+        tables += [table_of(request) for request in self._running.all]
         for table in tables:
             table.check()
         spares = [pages for pages in retiring if isinstance(pages, Allocation)]
         self.pool.check([self.tree.own, *(table.own for table in tables), *spares])
         self.tree.check([table.nodes for table in tables])
-        queue = [*self._running, *self._waiting]
+        queue = [*self._running.all, *self._waiting]
         ages = [request.arrival for request in queue]
         if ages != sorted(ages) or {request.id for request in queue} != set(self._requests):
             raise IntegrityError("running and waiting requests are not all requests in order of age")
@@ -258,14 +227,10 @@ class Scheduler:
         for request in self._waiting:
             if request.table is not None or request.computed:
                 raise IntegrityError(f"request {request.id} waits and has pages")
-        if self._retiring and not self._flying:
-            raise IntegrityError(f"{len(self._retiring)} sets of pages wait for a step, and none is launched")
 
-    def _row(self, request: Request, count: int) -> tuple[Request, PageTable, Row]:
+    def _row(self, request: Request, count: int) -> Planned:
         """Count these tokens of a running request as computed, and the next as known if it is sampled."""
-        table = request.table
-        if table is None:
-            raise IntegrityError(f"request {request.id} was planned without a page table")
+        table = table_of(request)
         first = request.computed
         request.computed += count
         samples = request.computed == request.known
@@ -277,39 +242,50 @@ class Scheduler:
 
     def _has_page(self, request: Request) -> bool:
         """The next token of a decoding request has a slot, after preempting younger requests if need be."""
-        table = request.table
-        if table is None or request.computed < len(table.pages) * self.page_size:
+        table = table_of(request)
+        self._running.decoding.settle(request)
+        if request.computed < len(table.pages) * self.page_size:
             return True
         while not self.tree.room:
             # Pages that come back at the next commit are worth one step of waiting; and the youngest keeps
             # what it has until somebody older wants it.
-            if self._retiring or self._running[-1] is request:
+            if self._flights.retiring or self._running.all[-1] is request:
                 return False
             self._preempt()
         table.grow(1)
+        self._running.decoding.repage(request, table)
         return True
+
+    def _share(self, request: Request, table: PageTable, computed: int) -> None:
+        """Pages that are full now go to the prefix tree."""
+        if self.prefix_caching and computed // self.page_size > len(table.nodes):
+            spare = table.share(request.tokens, computed)
+            if spare is not None:
+                self._running.decoding.settle(request)
+                self._flights.retire(spare, request.last_step)
+                if request.base is not None and request.table is table:
+                    self._running.decoding.repage(request, table)
 
     def _preempt(self) -> None:
         """The youngest running request gives its pages back and waits, before all others."""
-        request = self._running.pop()
-        self._waiting.appendleft(request)
+        self._waiting.appendleft(request := self._running.all[-1])
         self._release(request)
         request.cached = request.computed = 0
         self._preemptions += 1
 
-    def _admit(self, flight: list[tuple[Request, PageTable, Row]], tokens: int) -> tuple[Started, ...]:
+    def _admit(self, planned: list[Planned], tokens: int) -> tuple[Started, ...]:
         """Let waiting requests run, oldest first, while rows, tokens and pages last."""
         started: list[Started] = []
         while self._waiting and tokens and len(self._running) < self.max_num_seqs:
             request = self._waiting[0]
             # A preempted request waits for the value of its last token; a number that is used again waits
             # until the runner has forgotten its last bearer.
-            if request.last_step > self._committed or request.id in self._ended:
+            if request.last_step > self._flights.landed or request.id in self._ended:
                 break
             table = self._open_table(request)
             if table is None:
                 break
-            self._running.append(self._waiting.popleft())
+            self._running.add(self._waiting.popleft())
             request.table = table
             request.cached = request.computed = len(table.nodes) * self.page_size
             if not request.started:
@@ -321,7 +297,7 @@ class Scheduler:
                 started.append(Started(request.id, request.prompt, request.sampling))
             count = min(request.left, tokens)
             tokens -= count
-            flight.append(self._row(request, count))
+            planned.append(self._row(request, count))
         return tuple(started)
 
     def _open_table(self, request: Request) -> PageTable | None:
@@ -341,16 +317,59 @@ class Scheduler:
         table.grow(wanted)
         return table
 
-    def _take(self, request: Request, result: Sampled) -> Emitted:
-        """The sampled token's event; ends the request if it is its last."""
-        request.tokens.append(result.token)
+    def _land(self, step: Step, get: Callable[[int], Sampled | None]) -> Flight:
+        """The oldest flight, with the pages that its decodes filled in the prefix tree."""
+        flight = self._flights.land(step)
+        self._steps += bool(flight.decodes.requests or flight.others)
+        for request, table, computed in flight.decodes.filled:
+            result = get(request.id)
+            if result and not (result.error or request.finish):
+                self._share(request, table, computed)
+        return flight
+
+    def _take_all(self, flight: Flight, get: Callable[[int], Sampled | None]) -> list[Emitted]:
+        """The decodes."""
+        return [
+            self._take(request, table, get(request.id))
+            for request, table in zip(flight.decodes.requests, flight.decodes.tables, strict=True)
+            if not request.finish  # else stopped, aborted or failed after this step was planned
+        ]
+
+    def _commit_others(self, flight: Flight, get: Callable[[int], Sampled | None]) -> list[Emitted]:
+        """The rows after the decodes; then pages that this flight was the last to touch are free."""
+        events: list[Emitted] = []
+        for request, table, row in flight.others:
+            if request.finish:
+                continue
+            result = get(request.id)
+            if not row.samples or (result and not result.error):
+                self._share(request, table, row.first + row.count)
+            if row.samples:
+                events.append(self._take(request, table, result))
+        self._flights.close_due()
+        return events
+
+    def _take(self, request: Request, table: PageTable, result: Sampled | None) -> Emitted:
+        """The event of a row that should have sampled; ends the request if it is its last."""
+        if result is None or result.error:
+            self._corrupted += result is not None
+            table.tainted = True
+            return self._end(request, "error", result.error if result else "the step gave no token")
+        token, tokens = result.token, request.tokens
+        tokens.append(token)
         self._generated_tokens += 1
         finish = ""
-        if result.token in request.ends:
+        if token in request.ends:
             finish = "stop"
-        elif len(request.tokens) == request.most:
+        elif len(tokens) == request.most:
             finish = "length"
-        top = [TokenLogprob(token, logprob) for token, logprob in result.top] if result.top else []
+        if not (finish or result.top) and request.announced:
+            return Emitted(request.id, token, "", result.logprob)
+        return self._say(request, result, finish)
+
+    def _say(self, request: Request, result: Sampled, finish: str) -> Emitted:
+        """The event of a token that was taken; the request's last if it has a ``finish``."""
+        top = [TokenLogprob(token, logprob) for token, logprob in result.top]
         cached = 0 if request.announced else request.hit
         request.announced = True
         if finish:
@@ -365,19 +384,17 @@ class Scheduler:
     def _forget(self, request: Request, finish: str) -> None:
         request.finish = finish
         del self._requests[request.id]
-        (self._waiting if request.table is None else self._running).remove(request)
-        self._release(request)
+        if request.table is None:
+            self._waiting.remove(request)
+        else:
+            self._release(request)
+        if request.last_step > self._flights.landed:
+            self._flights.interrupted = max(self._flights.interrupted, request.last_step)
         if request.started:
             self._ended.append(request.id)
 
     def _release(self, request: Request) -> None:
-        if request.table is not None:
-            self._retire(request.table, request.last_step)
-            request.table = None
-
-    def _retire(self, pages: PageTable | Allocation, last_step: int) -> None:
-        """Close now, or when the last step that may touch these pages was committed."""
-        if last_step > self._committed:
-            self._retiring.append((last_step, pages))
-        else:
-            pages.close()
+        """A running request gives its pages back and runs no longer."""
+        self._running.remove(request)
+        self._flights.retire(table_of(request), request.last_step)
+        request.table = None

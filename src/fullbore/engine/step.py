@@ -4,7 +4,8 @@ A step is a value. It holds counts, positions and page numbers, never tokens: th
 request's tokens (the prompt came with ``Started``; what it sampled it kept), so a step can be planned
 before the tokens of the one before it are known.
 
-They are structs, not dataclasses: one is made for each token, and a struct is made six times as fast.
+They are structs, not dataclasses: a struct is made six times as fast. Rows of requests that decode are
+kept by column, since from step to step nothing changes in most of them but where they are.
 """
 
 import msgspec
@@ -20,7 +21,7 @@ class Started(msgspec.Struct, frozen=True):
     sampling: Sampling
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """Tokens ``first .. first + count - 1`` of one request, computed in this step.
 
     ``pages`` is the request's page table; it covers at least ``first + count`` positions.
@@ -35,6 +36,25 @@ class Row(msgspec.Struct, frozen=True):
     samples: bool
 
 
+class Decodes(msgspec.Struct, frozen=True, gc=False):
+    """Rows of one token that sample, by column: row ``i`` computes token ``bases[i] + ticks``."""
+
+    requests: tuple[int, ...] = ()
+    bases: tuple[int, ...] = ()
+    ticks: int = 0
+    pages: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def tokens_before(self) -> int:
+        """How many tokens the rows follow, all together."""
+        return sum(self.bases) + self.ticks * len(self.bases)
+
+    def rows(self) -> tuple[Row, ...]:
+        """One by one."""
+        columns = zip(self.requests, self.bases, self.pages, strict=True)
+        return tuple([Row(request, base + self.ticks, 1, pages, True) for request, base, pages in columns])
+
+
 class Step(msgspec.Struct, frozen=True):
     """One forward pass over a mixed batch; rows of one token (decodes) come first.
 
@@ -42,17 +62,23 @@ class Step(msgspec.Struct, frozen=True):
     """
 
     number: int
-    rows: tuple[Row, ...]
+    others: tuple[Row, ...]  # after the decodes: chunks of prompts, those of one token first
     started: tuple[Started, ...] = ()
     ended: tuple[int, ...] = ()
+    decodes: Decodes = Decodes()
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows; made anew each time."""
+        return self.decodes.rows() + self.others
 
     @property
     def tokens(self) -> int:
         """How many tokens this step computes."""
-        return sum(row.count for row in self.rows)
+        return len(self.decodes.requests) + sum([row.count for row in self.others])
 
 
-class Sampled(msgspec.Struct, frozen=True):
+class Sampled(msgspec.Struct, frozen=True, gc=False):
     """What one row that samples gave.
 
     ``error`` is "" or what went wrong with this request alone (logits that are not finite); ``token`` is

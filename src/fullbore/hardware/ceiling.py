@@ -13,7 +13,9 @@ import torch
 _READ_BYTES = 256 << 20  # far beyond any last-level cache that a probe could be fooled by
 _SIZE = 1024
 _REPEATS = 5
-ARITHMETICS = ("float32", "bfloat16", "int8")  # what products are made in; int8 sums in 32 bits
+# What products are made in; int8 sums in 32 bits.
+ARITHMETICS = ("float32", "bfloat16", "int8")
+DEVICE_ARITHMETICS = ("bfloat16", "fp8")  # of GPUs
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class Ceiling:
     flops: Mapping[str, float]
 
     def peak(self, arithmetic: str) -> float:
-        """Operations/s. Where int8's were not measured bfloat16's, which such products are made in then."""
-        return self.flops["bfloat16" if arithmetic == "int8" and "int8" not in self.flops else arithmetic]
+        """Operations/s. Those of 8 bits that were not measured are bfloat16's, which such products are made
+        in then."""
+        return self.flops.get(arithmetic) or self.flops["bfloat16"]
 
     def floor_us(self, flops: int, bytes: int, arithmetic: str) -> float:
         """No implementation on this machine takes less, unless its bytes come from a cache."""
@@ -43,21 +46,24 @@ class Ceiling:
             f"{self.flops[kind] / 1e9:.0f} GFLOP/s in {kind}"
             if kind in self.flops
             else f"{kind} not measured"
-            for kind in ARITHMETICS
+            for kind in (ARITHMETICS if "float32" in self.flops else DEVICE_ARITHMETICS)
         )
         return f"reads {self.read / 1e9:.1f} GB/s, multiplies {', '.join(peaks)}"
 
 
 @dataclass(frozen=True)
 class Probes:
-    """``read()``: bytes/s; ``peak(arithmetic)``: operations/s, None for int8 without instructions."""
+    """``read()``: bytes/s; ``peak(arithmetic)``: operations/s, None where there are no instructions for it.
+    ``kinds``: of arithmetic that may be asked for.
+    """
 
     read: Callable[[], float]
     peak: Callable[[str], float | None]
+    kinds: tuple[str, ...] = ARITHMETICS
 
     def measure(self) -> Ceiling:
         """All ceilings, in well under a second each."""
-        read, found = self.read(), {kind: self.peak(kind) for kind in ARITHMETICS}
+        read, found = self.read(), {kind: self.peak(kind) for kind in self.kinds}
         return Ceiling(read, {kind: peak for kind, peak in found.items() if peak is not None})
 
 

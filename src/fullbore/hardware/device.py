@@ -1,10 +1,10 @@
 """Where a model computes: the CPU, or a GPU. torch calls AMD's GPUs ``cuda`` too, and so do kernels here."""
 
 import importlib.util
-import os
 from dataclasses import dataclass
 
 from fullbore.errors import FullboreError, UsageError
+from fullbore.hardware.gpus import interpreted
 from fullbore.hardware.limits import free_memory_bytes
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -32,6 +32,15 @@ class Device:
 
         return torch.cuda.mem_get_info(self.place)[0]
 
+    @property
+    def usual_links(self) -> str:
+        """What joins such devices in a server: nvlink or xgmi; for a CPU, which stands for any, xgmi."""
+        if self.place == "cpu":
+            return "xgmi"
+        import torch
+
+        return "xgmi" if torch.version.hip else "nvlink"
+
 
 CPU = Device("cpu", "cpu")
 CUDA = Device("cuda", "cuda")
@@ -44,7 +53,7 @@ def find_device(name: str) -> Device:
         raise UsageError(f"--device {name} is not known; use one of {', '.join(DEVICES)}")
     if name == "cpu":
         return CPU
-    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+    if interpreted():
         return INTERPRETER if name == "cuda" else CPU
     lack = _lack()
     if lack and name == "cuda":

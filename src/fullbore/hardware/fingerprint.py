@@ -5,13 +5,17 @@ from collections.abc import Mapping
 from importlib import metadata
 
 from fullbore.hardware.cpu import cpu_flags, cpu_model, last_level_cache_bytes
+from fullbore.hardware.gpus import interpreted, system_gpus
 
 # Flags that come and go with the kernel's version and the hypervisor and that no kernel of ours looks at.
 _PREFIXES = ("avx", "amx", "sse", "fma", "f16c", "asimd", "sve", "bf16", "i8mm", "neon", "fp")
 
 
-def machine_fingerprint(threads: int) -> Mapping[str, str]:
-    """Names and values that must all agree; ``threads`` is how many compute."""
+def machine_fingerprint(threads: int, device: str = "cpu") -> Mapping[str, str]:
+    """Names and values that must all agree; ``threads`` is how many compute where ``device`` is the CPU. On a
+    GPU one computes, and the CPU has no part in a kernel's time."""
+    if device != "cpu":
+        return _gpu_fingerprint()
     flags = sorted(flag for flag in cpu_flags() if flag.startswith(_PREFIXES))
     return {
         "cpu": cpu_model(),
@@ -20,6 +24,25 @@ def machine_fingerprint(threads: int) -> Mapping[str, str]:
         "cache_bytes": str(last_level_cache_bytes()),
         "torch": metadata.version("torch"),
     }
+
+
+def _gpu_fingerprint() -> Mapping[str, str]:
+    gpus = () if interpreted() else system_gpus()
+    return {
+        "gpu": " + ".join(sorted({gpu.name for gpu in gpus})) or "Triton's interpreter",
+        "gpus": "1",
+        "driver": " + ".join(sorted({gpu.driver for gpu in gpus})),
+        "limiter": " + ".join(sorted({gpu.limiter for gpu in gpus})),
+        "torch": metadata.version("torch"),
+        "triton": _version("triton"),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # found by PYTHONPATH, or absent
+        return "unknown"
 
 
 def digest(fingerprint: Mapping[str, str]) -> str:

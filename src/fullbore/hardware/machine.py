@@ -1,7 +1,4 @@
-"""The machine at hand as a catalogue entry: what the system says of it, and what was measured.
-
-Imports torch only in ``accelerators``.
-"""
+"""The machine at hand as a catalogue entry: what the system says of it, and what was measured."""
 
 import platform
 import re
@@ -9,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fullbore.hardware.accelerator import ARCHITECTURES, Accelerator
 from fullbore.hardware.cpu import cpu_flags, cpu_model, last_level_cache_bytes
+from fullbore.hardware.interconnect import ALONE, Interconnect
 from fullbore.hardware.limits import free_memory_bytes, usable_cores
 from fullbore.hardware.topology import allowed_cpus, core_count
 
 _MEMINFO = Path("/proc/meminfo")
+_PCIE_BYTES_S = 64e9
 _TOLD = (
     "avx2",
     "avx512f",
@@ -26,17 +26,6 @@ _TOLD = (
     "bf16",
     "i8mm",
 )
-
-
-@dataclass(frozen=True)
-class Accelerator:
-    """One GPU as torch tells of it. ``limits``: what may lower its figures and was not looked at."""
-
-    name: str
-    memory_bytes: int
-    units: int  # compute units or streaming multiprocessors
-    architecture: str
-    limits: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +46,7 @@ class Machine:
     flop_s: Mapping[str, float]
     accelerators: tuple[Accelerator, ...]
     date: str
+    links: Interconnect = ALONE  # of the accelerators
 
 
 def total_memory_bytes(meminfo: Path = _MEMINFO) -> int:
@@ -69,7 +59,11 @@ def total_memory_bytes(meminfo: Path = _MEMINFO) -> int:
 
 
 def describe(
-    read_bytes_s: float, flop_s: Mapping[str, float], accelerators: tuple[Accelerator, ...], date: str
+    read_bytes_s: float,
+    flop_s: Mapping[str, float],
+    accelerators: tuple[Accelerator, ...],
+    date: str,
+    links: Interconnect = ALONE,
 ) -> Machine:
     """This machine, with the ceilings that were measured."""
     cpus, flags = allowed_cpus(), cpu_flags()
@@ -87,6 +81,7 @@ def describe(
         flop_s=dict(flop_s),
         accelerators=accelerators,
         date=date,
+        links=links,
     )
 
 
@@ -95,35 +90,30 @@ def entry_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.")[:40] or "this-machine"
 
 
-def accelerators() -> tuple[Accelerator, ...]:
-    """Those that torch sees; none where it was built for CPUs alone."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return ()
-    found = []
-    for index in range(torch.cuda.device_count()):
-        told = torch.cuda.get_device_properties(index)
-        amd = bool(getattr(torch.version, "hip", None))
-        limits = "a firmware limiter, as some MI308X have, is not looked at" if "MI308" in told.name else ""
-        architecture = str(getattr(told, "gcnArchName", "")) if amd else f"sm_{told.major}{told.minor}"
-        found.append(
-            Accelerator(told.name, told.total_memory, told.multi_processor_count, architecture, limits)
-        )
-    return tuple(found)
-
-
 def as_toml(machine: Machine) -> str:
-    """A catalogue of one device and one server, each figure with its source (``plan --catalogue``)."""
-    name, cores = machine.name, machine.cores
-    flops = machine.flop_s
-    bf16, int8 = flops.get("bfloat16", flops["float32"]), flops.get("int8")
+    """A catalogue of one device and one server, each figure with its source (``plan --catalogue``): of its
+    accelerators where one was measured, else of the CPU."""
+    measured = next((each for each in machine.accelerators if each.read_bytes_s), None)
+    entry = _cpu_entry(machine) if measured is None else _gpu_entry(machine, measured)
+    name, count = machine.name.lower(), 1 if measured is None else len(machine.accelerators)
     lines = [
-        f"# {machine.cpu}; {cores} cores on {machine.nodes} node(s), {' '.join(machine.isa)}",
+        *entry,
+        "",
+        f"[servers.{name if re.fullmatch('[a-z0-9-]+', name) else _quoted(name)}]",
+        f'device = "{machine.name}"',
+        f"count = {count}",
+        f'note = "measured by fullbore inspect machine on {machine.date}"',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _sources(machine: Machine, by: str) -> list[str]:
+    return [
         "",
         "[sources.probed]",
         'mark = "measured"',
-        f'text = "fullbore inspect machine, {machine.date}, {machine.threads} threads"',
+        f'text = "fullbore inspect machine, {machine.date}, {by}"',
         "",
         "[sources.system]",
         'mark = "measured"',
@@ -133,24 +123,52 @@ def as_toml(machine: Machine) -> str:
         'mark = "assumed"',
         'text = "one device, which exchanges nothing: its own memory\'s bandwidth"',
         "",
-        f'[devices."{name}"]',
+        "[sources.pcie]",
+        'mark = "assumed"',
+        'text = "what 16 lanes of PCIe 5 carry: the links tell no bandwidth"',
+        "",
+        f'[devices."{machine.name}"]',
+    ]
+
+
+def _cpu_entry(machine: Machine) -> list[str]:
+    flops = machine.flop_s
+    bf16, int8 = flops.get("bfloat16", flops["float32"]), flops.get("int8")
+    return [
+        f"# {machine.cpu}; {machine.cores} cores on {machine.nodes} node(s), {' '.join(machine.isa)}",
+        *_sources(machine, f"{machine.threads} threads"),
         f'vendor = "{_vendor(machine.cpu)}"',
         f'architecture = "{"-".join(("cpu", *machine.isa[-1:]))}"',
-        f"units = {cores}",
+        f"units = {machine.cores}",
         'topology = "pcie"',
         f'memory_gb = [{machine.memory_bytes / 1e9:.2f}, "system"]',
         f'bandwidth_tb_s = [{machine.read_bytes_s / 1e12:.5f}, "probed"]',
         f'bf16_tflop_s = [{bf16 / 1e12:.4f}, "probed"]',
         *([f'fp8_tflop_s = [{int8 / 1e12:.4f}, "probed"]'] if int8 else []),
         f'link_gb_s = [{machine.read_bytes_s / 1e9:.2f}, "alone"]',
-        "",
-        f"[servers.{name.lower() if re.fullmatch('[A-Za-z0-9-]+', name) else _quoted(name.lower())}]",
-        f'device = "{name}"',
-        "count = 1",
-        f'note = "measured by fullbore inspect machine on {machine.date}"',
-        "",
     ]
-    return "\n".join(lines)
+
+
+def _gpu_entry(machine: Machine, gpu: Accelerator) -> list[str]:
+    """The measured rate is what is reached; it stands for the bandwidth too, of which the system tells
+    nothing."""
+    links, fp8 = machine.links, gpu.flop_s.get("fp8")
+    link = links.bytes_s or (_PCIE_BYTES_S if len(machine.accelerators) > 1 else gpu.read_bytes_s)
+    source = "system" if links.bytes_s else "pcie" if len(machine.accelerators) > 1 else "alone"
+    return [
+        f"# {gpu.name}, {gpu.architecture}, {gpu.driver}; {links.text or 'one GPU'}",
+        *_sources(machine, "one GPU"),
+        f'vendor = "{"amd" if gpu.architecture.startswith("gfx") else "nvidia"}"',
+        f'architecture = "{ARCHITECTURES.get(gpu.architecture, gpu.architecture)}"',
+        f"units = {gpu.units}",
+        f'topology = "{links.topology or "pcie"}"',
+        f'memory_gb = [{gpu.memory_bytes / 1e9:.2f}, "system"]',
+        f'bandwidth_tb_s = [{gpu.read_bytes_s / 1e12:.5f}, "probed"]',
+        f'reached_tb_s = [{gpu.read_bytes_s / 1e12:.5f}, "probed"]',
+        f'bf16_tflop_s = [{gpu.flop_s["bfloat16"] / 1e12:.4f}, "probed"]',
+        *([f'fp8_tflop_s = [{fp8 / 1e12:.4f}, "probed"]'] if fp8 else []),
+        f'link_gb_s = [{link / 1e9:.2f}, "{source}"]',
+    ]
 
 
 def _quoted(text: str) -> str:

@@ -1,7 +1,8 @@
 """The DeepSeek-V3 network (arXiv 2412.19437, section 2), top to bottom.
 
 Layers are made of bound operators and say nothing about how those are computed. Activations and logits
-are in the compute type, routing in float32.
+are in the compute type, routing in float32. One device of several has some of the heads, columns, experts and
+vocabulary (``share.py``), and exchanges after the operators whose outputs it has in part (``split.py``).
 """
 
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from fullbore.model.batch import Batch
 from fullbore.model.config import ModelConfig
-from fullbore.model.parts import Experts, Parts, ffn_weights
+from fullbore.model.parts import Call, Experts, Parts, ffn_weights
 from fullbore.model.rotary import Rotary
+from fullbore.model.split import across_groups, all_reduced, embedded, routed, whole_vocabulary
 from fullbore.ops.attention import Heads
 from fullbore.ops.cache import CacheRow
 from fullbore.ops.contract import DTYPES
@@ -33,7 +35,7 @@ class Attention:
 
     def __init__(self, config: ModelConfig, parts: Parts, prefix: str, row: CacheRow) -> None:
         c = config
-        self.heads, self.qk_head_dim = c.num_attention_heads, c.qk_head_dim
+        self.heads, self.qk_head_dim = c.num_attention_heads // parts.role.rank.layout.tp, c.qk_head_dim
         compressed = c.q_lora_rank is not None
         first = parts.weight(prefix + ("q_a_proj.weight" if compressed else "q_proj.weight"))
         kv_a = parts.weight(prefix + "kv_a_proj_with_mqa.weight")
@@ -44,7 +46,7 @@ class Attention:
         self.q_b = parts.bind("linear", parts.weight(prefix + "q_b_proj.weight")) if compressed else None
         self.rope = parts.bind("rope")
         heads = Heads(
-            c.num_attention_heads,
+            self.heads,
             c.qk_nope_head_dim,
             c.qk_rope_head_dim,
             c.v_head_dim,
@@ -54,7 +56,7 @@ class Attention:
         )
         kv_b = parts.weight(prefix + "kv_b_proj.weight")
         self.decode, self.prefill = parts.bind_all(("mla_decode", "mla_prefill"), kv_b, heads)
-        self.o = parts.bind("linear", parts.weight(prefix + "o_proj.weight"))
+        self.o = all_reduced(parts, parts.bind("linear", parts.weight(prefix + "o_proj.weight")))
 
     def __call__(self, x: Tensor, batch: Batch, angles: Angles, cache: Tensor) -> Tensor:
         """x: [T, hidden]; cache: [pages, page_size, width of a row], this layer's -> [T, hidden]."""
@@ -74,23 +76,39 @@ class Attention:
 
 
 class MixtureOfExperts:
-    """Routed experts and, where the model has them, shared ones, which are a single wide one."""
+    """The routed experts that are here, and the shared ones, which are a single wide one, where all tokens
+    come together."""
 
-    def __init__(self, config: ModelConfig, parts: Parts, prefix: str) -> None:
-        c = config
+    def __init__(self, config: ModelConfig, parts: Parts, prefix: str, index: int, shared: bool) -> None:
+        c, count = config, config.n_routed_experts
         routing = Routing(
             c.num_experts_per_tok, c.n_group, c.topk_group, c.norm_topk_prob, c.routed_scaling_factor
         )
         gate = parts.tensor(prefix + "gate.weight"), parts.tensor(prefix + "gate.e_score_correction_bias")
-        self.route = parts.bind("route", *gate, routing)
-        prefixes = [f"{prefix}experts.{expert}." for expert in range(c.n_routed_experts)]
-        if c.n_shared_experts:
+        route = parts.bind("route", *gate, routing)
+        self.route = routed(parts, route, count, c.num_experts_per_tok, index)
+        here = parts.role.rank.experts(count)
+        prefixes = [f"{prefix}experts.{expert}." for expert in here]
+        if shared:
             prefixes.append(prefix + "shared_experts.")
-        self.experts = parts.bind("moe_ffn", Experts(parts, prefixes), c.n_routed_experts)
+        elsewhere = (here.start, count) if len(here) < count else ()
+        self.experts = parts.bind("moe_ffn", Experts(parts, prefixes), len(here), *elsewhere)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: [T, hidden] -> [T, hidden]."""
         return self.experts(x, *self.route(x))  # type: ignore[no-any-return]
+
+
+def feed_forward(config: ModelConfig, parts: Parts, prefix: str, index: int) -> Call:
+    """Dense, or experts: [T, hidden] -> [T, hidden]."""
+    if not config.is_moe(index):
+        return all_reduced(parts, parts.bind("swiglu", *ffn_weights(parts, prefix)))
+    shared = config.n_shared_experts > 0
+    if parts.role.rank.layout.dp == 1:
+        return all_reduced(parts, MixtureOfExperts(config, parts, prefix, index, shared))
+    experts = MixtureOfExperts(config, parts, prefix, index, False)
+    wide = ffn_weights(parts, prefix + "shared_experts.") if shared else ()
+    return across_groups(parts, experts, all_reduced(parts, parts.bind("swiglu", *wide)) if wide else None)
 
 
 class Layer:
@@ -106,11 +124,7 @@ class Layer:
         self.attention = Attention(config, parts, prefix + "self_attn.", row)
         after = parts.tensor(prefix + "post_attention_layernorm.weight")
         self.ffn_norm = parts.bind("add_rms_norm", after, eps)
-        self.ffn = (
-            MixtureOfExperts(config, parts, prefix + "mlp.")
-            if config.is_moe(index)
-            else parts.bind("swiglu", *ffn_weights(parts, prefix + "mlp."))
-        )
+        self.ffn = feed_forward(config, parts, prefix + "mlp.", index)
 
     def __call__(self, x: Tensor, y: Tensor, batch: Batch, angles: Angles, cache: Tensor) -> Residual:
         """The residual stream ``x`` and what is to be added to it, ``y`` -> the same after this layer."""
@@ -139,10 +153,13 @@ class DeepseekV3:
         if config.tie_word_embeddings:
             self.embed, self.head = parts.bind_all(("embed", "linear"), embedding)
         else:
-            self.embed = parts.bind("embed", embedding)
-            self.head = parts.bind("linear", parts.weight("lm_head.weight"))
+            self.embed = embedded(parts, parts.bind("embed", embedding))
+            self.head = whole_vocabulary(parts, parts.bind("linear", parts.weight("lm_head.weight")))
         self.rotary = Rotary(config.rope, config.qk_rope_head_dim, self.device.place)
-        self.layers = [Layer(config, parts, index, self.row) for index in range(config.num_hidden_layers)]
+        dense = config.first_k_dense_replace
+        weights_of = [parts.role.weights_of(index, dense) for index in range(config.num_hidden_layers)]
+        made = {index: Layer(config, parts, index, self.row) for index in dict.fromkeys(weights_of)}
+        self.layers = [made[index] for index in weights_of]
         self.norm = parts.bind("add_rms_norm", parts.tensor("model.norm.weight"), config.rms_norm_eps)
         self.greedy = parts.bind("greedy", config.vocab_size)  # logits [R, vocab] -> tokens [R]
         self.bytes = parts.bytes

@@ -5,7 +5,8 @@ shapes and formats without reading a weight (``workload``); then, with the kerne
 loader.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ from fullbore.model.checkpoint import Checkpoint
 from fullbore.model.config import ModelConfig, load_config
 from fullbore.model.convert import Converted
 from fullbore.model.deepseek import DeepseekV3
+from fullbore.model.held import Held
+from fullbore.model.made import Made
 from fullbore.model.parts import Call
-from fullbore.model.weights import RECIPES, STORED, recipe
+from fullbore.model.share import held_specs
+from fullbore.model.specs import TensorSpec, tensor_specs
+from fullbore.model.weights import RECIPES, STORED, Recipe, recipe
 from fullbore.model.workload import Source, assemble, workload
 from fullbore.ops.contract import DTYPES, packed_bytes
 from fullbore.ops.demand import Workload
@@ -28,6 +33,7 @@ from fullbore.ops.formats import Weight
 from fullbore.ops.registry import Registry
 from fullbore.ops.selection import Selection, select
 from fullbore.ops.setting import kv_bits
+from fullbore.parallel.rank import WHOLE, Role
 
 GIB = 1 << 30
 
@@ -48,35 +54,67 @@ def load_model(
     weights: str = STORED,
     kv_cache_dtype: str = "auto",
     device: Device = CPU,
+    role: Role = WHOLE,
+    random: bool = False,
 ) -> DeepseekV3:
     """The model in ``folder``, with every kernel selected. ``dtype``: float32, bfloat16 or auto; ``weights``:
-    a name in ``RECIPES``; ``kv_cache_dtype``: one of ``ops.setting.KV_CACHE_DTYPES``.
+    a name in ``RECIPES``; ``kv_cache_dtype``: one of ``ops.setting.KV_CACHE_DTYPES``; ``role``: what of it;
+    ``random``: with random weights, whatever files there are beside its config.json.
 
     ``progress(done, total)`` is called with bytes of the weights; the last call has done == total.
     Before any weight is read: ConfigError or CheckpointError where the folder holds no such model,
-    CapacityError where it cannot fit.
+    CapacityError where it cannot fit, UsageError where the role does not divide it.
     """
     chosen, wanted = compute_type(dtype, device), recipe(weights)
     bits = kv_bits(kv_cache_dtype, chosen)
-    checkpoint = Checkpoint.open(folder, load_config(folder))
-    source = Converted(checkpoint, checkpoint.specs, wanted)
-    _refuse_too_large(folder, source, checkpoint, device.free_bytes())
-    model = build(checkpoint.config, source, chosen, CATALOGUE, progress, selector, bits, device)
+    stored = _stored(folder, role, device, random)
+    source = stored.converted(wanted)
+    _refuse_too_large(folder, stored, source, device.free_bytes(), role)
+    model = build(stored.config, source, chosen, CATALOGUE, progress, selector, bits, device, role)
     model.format, model.conversion = source.format, source.summary()
     return model
 
 
-def _refuse_too_large(folder: Path, source: Converted, checkpoint: Checkpoint, free: int) -> None:
+@dataclass(frozen=True)
+class Stored:
+    """The tensors of ``specs``, before they are converted."""
+
+    config: ModelConfig
+    specs: Mapping[str, TensorSpec]
+    source: Source
+
+    def converted(self, wanted: Recipe) -> Converted:
+        return Converted(self.source, self.specs, wanted)
+
+
+def _stored(folder: Path, role: Role, device: Device, random: bool) -> Stored:
+    config = load_config(folder)
+    if random:
+        specs = {name: spec for name, spec in tensor_specs(config).items() if not spec.optional}
+        held = held_specs(specs, config, role)
+        return Stored(config, held, Made(held, config, device))
+    checkpoint = Checkpoint.open(folder, config)
+    if role.rank.layout.devices == 1 and not role.distinct_layers:
+        return Stored(checkpoint.config, checkpoint.specs, checkpoint)
+    held = held_specs(checkpoint.specs, checkpoint.config, role)
+    return Stored(checkpoint.config, held, Held(checkpoint, held, checkpoint.specs, role.rank))
+
+
+def _refuse_too_large(folder: Path, stored: Stored, source: Converted, free: int, role: Role) -> None:
     """No kernel packs weights smaller than their format, and what does not fit ends in a kill."""
     if source.total_bytes <= free:
         return
-    sizes = {
-        name: Converted(checkpoint, checkpoint.specs, each).total_bytes for name, each in RECIPES.items()
-    }
+    sizes = {name: stored.converted(each).total_bytes for name, each in RECIPES.items()}
     fitting = [name for name in RECIPES if sizes[name] <= free]
     advice = f"use --weights {fitting[0]}" if fitting else "use a larger machine"
+    if role.rank.layout.devices > 1:
+        layers = role.distinct_layers or stored.config.num_hidden_layers
+        # Rounded down by what does not grow with the layers: the embedding and the head.
+        fewer = int(layers * free / source.total_bytes * 0.9)
+        advice = f"use --emulate-layers {fewer}" if fewer > 1 else "use a larger device"
+    part = f"{role.rank} of {folder}" if role.rank.layout.devices > 1 else str(folder)
     raise CapacityError(
-        f"{folder} holds {source.total_bytes / GIB:.1f} GiB of weights as {source.recipe.name}, and "
+        f"{part} holds {source.total_bytes / GIB:.1f} GiB of weights as {source.recipe.name}, and "
         f"{free / GIB:.1f} GiB of memory are free (free some, {advice}, or a smaller model)"
     )
 
@@ -101,10 +139,11 @@ def build(
     selector: Selector = in_registry_order,
     kv_bits: int = 0,
     device: Device = CPU,
+    role: Role = WHOLE,
 ) -> DeepseekV3:
     """The model of ``config`` with weights from ``source`` and a cache of ``kv_bits`` (``CacheRow``)."""
-    selection = selector(workload(config, source, dtype, kv_bits, device), registry, dtype)
-    loader = _Loader(source, selection, progress, device)
+    selection = selector(workload(config, source, dtype, kv_bits, device, role), registry, dtype)
+    loader = Loader(source, selection, progress, device, role)
     model = assemble(config, loader, dtype, kv_bits)
     model.selection = selection
     if progress:
@@ -112,15 +151,20 @@ def build(
     return model
 
 
-class _Loader:
+class Loader:
     """Parts of the real model: packs what it hands out and lets go of the mapped pages at once, so that
     beside the packed weights only one matrix (of experts: one expert) is in memory.
     """
 
     def __init__(
-        self, source: Source, selection: Selection, progress: Progress | None, device: Device
+        self,
+        source: Source,
+        selection: Selection,
+        progress: Progress | None,
+        device: Device,
+        role: Role = WHOLE,
     ) -> None:
-        self.bytes, self.device = 0, device
+        self.bytes, self.device, self.role = 0, device, role
         self._source, self._selection, self._progress = source, selection, progress
         self._total = source.total_bytes
         self._handed: dict[str, int] = {}  # name -> bytes, since the last ``done``

@@ -8,6 +8,7 @@ from torch import Tensor
 from fullbore.hardware.device import Device
 from fullbore.ops.ffn import Expert
 from fullbore.ops.formats import Weight
+from fullbore.parallel.rank import Role
 
 Call = Callable[..., Any]
 
@@ -38,6 +39,11 @@ class Parts(Protocol):
     @property
     def device(self) -> Device:
         """Where what is bound computes."""
+        ...
+
+    @property
+    def role(self) -> Role:
+        """Which part of the network this is."""
         ...
 
     @property

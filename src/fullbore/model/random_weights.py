@@ -28,8 +28,8 @@ class RandomWeights:
 
     def __init__(self, config: ModelConfig, seed: int) -> None:
         self._config, self._seed = config, seed
-        self._e4m3, self._widest = _e4m3_quantiles()
-        self._normal = _normal_quantiles()
+        self._e4m3, self._widest = e4m3_quantiles()
+        self._normal = normal_quantiles()
 
     def stored(self, spec: TensorSpec, dtype: str) -> Iterator[bytes]:
         """The tensor's data as ``dtype`` (F8_E4M3, BF16 or F32), in pieces."""
@@ -40,27 +40,14 @@ class RandomWeights:
             return self._normals(spec, 1.0, NORM_STD, dtype)
         if spec.kind == "bias":
             return self._normals(spec, 0.0, BIAS_STD, dtype)
-        return self._normals(spec, 0.0, self._std(spec), dtype)
+        return self._normals(spec, 0.0, spread_of(self._config, spec), dtype)
 
     def scale(self, spec: TensorSpec) -> NDArray[np.float32]:
         """[row blocks, column blocks] factors, up to 2x apart, so that one in a wrong place shows."""
         rows, columns = spec.scale_shape
         spread = _Bits(self._seed, spec.scale_name).words(rows * columns) / 65536.0 - 0.5
-        factors = self._std(spec) * self._widest / E4M3_MAX * np.exp2(spread)
+        factors = spread_of(self._config, spec) * self._widest / E4M3_MAX * np.exp2(spread)
         return factors.astype(np.float32).reshape(rows, columns)
-
-    def _std(self, spec: TensorSpec) -> float:
-        """Spread that keeps activations near 1: 1 / sqrt(inputs), and less where a layer's result is added to
-        the residual stream, as every layer adds to it twice.
-        """
-        config, name = self._config, spec.name
-        head = LOGIT_STD / math.sqrt(config.hidden_size)
-        if name.endswith("embed_tokens.weight"):
-            return head if config.tie_word_embeddings else 1.0
-        if name.endswith(("lm_head.weight", "shared_head.head.weight")):
-            return head
-        std = 1 / math.sqrt(spec.shape[1])
-        return std / math.sqrt(2 * config.num_hidden_layers) if name.endswith(_ADDED) else std
 
     def _fp8(self, spec: TensorSpec) -> Iterator[bytes]:
         """[rows, columns] e4m3 in bands of whole row blocks; in every block the largest value is 448."""
@@ -97,6 +84,20 @@ class RandomWeights:
 _ADDED = ("o_proj.weight", "down_proj.weight")
 
 
+def spread_of(config: ModelConfig, spec: TensorSpec) -> float:
+    """Standard deviation that keeps activations near 1: 1 / sqrt(inputs), and less where a layer's result is
+    added to the residual stream, as every layer adds to it twice.
+    """
+    name = spec.name
+    head = LOGIT_STD / math.sqrt(config.hidden_size)
+    if name.endswith("embed_tokens.weight"):
+        return head if config.tie_word_embeddings else 1.0
+    if name.endswith(("lm_head.weight", "shared_head.head.weight")):
+        return head
+    std = 1 / math.sqrt(max(1, spec.shape[1]))
+    return std / math.sqrt(2 * config.num_hidden_layers) if name.endswith(_ADDED) else std
+
+
 class _Bits:
     """A stream of random bits of its own for each name. Only raw output is used: numpy promises that it never
     changes, which it does not for its distributions.
@@ -113,7 +114,7 @@ class _Bits:
         return np.frombuffer(self.raw(2 * count), np.uint16)
 
 
-def _e4m3_quantiles() -> tuple[bytes, float]:
+def e4m3_quantiles() -> tuple[bytes, float]:
     """e4m3 bytes of 256 even quantiles of a normal distribution stretched to 448; the outermost quantile."""
     normal = NormalDist()
     quantiles = [normal.inv_cdf((step + 0.5) / 256) for step in range(256)]
@@ -121,7 +122,7 @@ def _e4m3_quantiles() -> tuple[bytes, float]:
     return values.to(torch.float8_e4m3fn).view(torch.uint8).numpy().tobytes(), quantiles[-1]
 
 
-def _normal_quantiles() -> NDArray[np.float32]:
+def normal_quantiles() -> NDArray[np.float32]:
     """65536 even quantiles of the standard normal distribution, for 16 random bits each."""
     normal = NormalDist()
     return np.array([normal.inv_cdf((step + 0.5) / 65536) for step in range(65536)], np.float32)

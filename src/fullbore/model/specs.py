@@ -56,15 +56,17 @@ def mtp_layers(config: ModelConfig) -> range:
 
 def is_mtp(config: ModelConfig, name: str) -> bool:
     """Whether a tensor of this name belongs to a multi-token prediction layer."""
+    layer = layer_of(name)
+    return layer is not None and layer >= config.num_hidden_layers
+
+
+def layer_of(name: str) -> int | None:
+    """The number in ``model.layers.3.mlp...``; None where a name has none."""
     parts = name.split(".")
-    return (
-        parts[:2] == ["model", "layers"]
-        and len(parts) > 2
-        and parts[2].isascii()
-        and parts[2].isdigit()
-        and len(parts[2]) < 9
-        and int(parts[2]) >= config.num_hidden_layers
-    )
+    numbered = parts[:2] == ["model", "layers"] and len(parts) > 2
+    if numbered and parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 9:
+        return int(parts[2])
+    return None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from fullbore.ops.contract import Job
 from fullbore.ops.demand import Workload
 from fullbore.ops.formats import Weight
 from fullbore.ops.operators import OPERATORS
+from fullbore.parallel.rank import WHOLE, Role
 
 
 class Source(Protocol):
@@ -34,14 +35,20 @@ class Source(Protocol):
 
 
 def workload(
-    config: ModelConfig, source: Source, dtype: str, kv_bits: int = 0, device: Device = CPU
+    config: ModelConfig,
+    source: Source,
+    dtype: str,
+    kv_bits: int = 0,
+    device: Device = CPU,
+    role: Role = WHOLE,
 ) -> Workload:
     """The jobs of the network with weights from ``source``, computing in ``dtype``, with such a cache."""
-    recorder = _Recorder(source, dtype, device)
+    recorder = _Recorder(source, dtype, device, role)
     assemble(config, recorder, dtype, kv_bits)
     jobs = {job for group in recorder.groups for job in group}
-    heads = {job for job in jobs if _sees_sampled_rows(job, config.vocab_size)}
-    return Workload(MappingProxyType(recorder.groups), _sizes(config), frozenset(heads), source.total_bytes)
+    heads = {job for job in jobs if _sees_sampled_rows(job, config.vocab_size // role.rank.layout.devices)}
+    sizes = _sizes(config, role.rank.layout.tp)
+    return Workload(MappingProxyType(recorder.groups), sizes, frozenset(heads), source.total_bytes)
 
 
 def _sees_sampled_rows(job: Job, vocab: int) -> bool:
@@ -57,11 +64,11 @@ def assemble(config: ModelConfig, parts: Parts, dtype: str, kv_bits: int = 0) ->
     return model
 
 
-def _sizes(config: ModelConfig) -> dict[str, int]:
+def _sizes(config: ModelConfig, tp: int) -> dict[str, int]:
     """What the draws of operators need and weights do not tell, under the operators' names."""
     return {
         "k": config.num_experts_per_tok,
-        "heads": config.num_attention_heads,
+        "heads": config.num_attention_heads // tp,
         "nope": config.qk_nope_head_dim,
         "dim": config.qk_rope_head_dim,
         "rope": config.qk_rope_head_dim,
@@ -74,8 +81,8 @@ class _Recorder:
 
     bytes = 0
 
-    def __init__(self, source: Source, dtype: str, device: Device) -> None:
-        self.weight, self.tensor, self.device = source.outline, source.tensor, device
+    def __init__(self, source: Source, dtype: str, device: Device, role: Role) -> None:
+        self.weight, self.tensor, self.device, self.role = source.outline, source.tensor, device, role
         self.groups: Counter[tuple[Job, ...]] = Counter()
         self._dtype = dtype
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from fullbore.errors import FullboreError
 from fullbore.ops.contract import Job, Kernel
-from fullbore.ops.registry import Registry
+from fullbore.ops.registry import NotInstalled, Registry
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ def consider(job: Job, registry: Registry, evidence: Evidence) -> Candidates:
             kernel = entry.load()
         except ImportError as error:
             once = evidence.once(job, entry.name)
-            losers.append(Loser(entry.name, (f"cannot be imported: {error}",), once, able=False))
+            # Who measured it once had it; to anybody else it is no loss.
+            spare = isinstance(error, NotInstalled) and once is None
+            reason = str(error) if isinstance(error, NotInstalled) else f"cannot be imported: {error}"
+            losers.append(Loser(entry.name, (reason,), once, able=False, by_design=spare))
             continue
         reasons = kernel.unsupported(job)
         if not reasons and (refusal := evidence.refusal(job, entry.name)):

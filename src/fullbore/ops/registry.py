@@ -8,6 +8,10 @@ from fullbore.errors import FullboreError
 from fullbore.ops.contract import Kernel
 
 
+class NotInstalled(ImportError):
+    """A library that nobody must have is not there."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A kernel by name. ``path`` is "package.module:Class", imported when a selection considers it.

@@ -33,16 +33,18 @@ class Setting:
         return self.store.load().covers(model_digest(folder, weights, kv_bits), source_code(), dtype)
 
     @staticmethod
-    def of(scenario: str, concurrency: int = 0, threads: int = 0, most_tokens: int = 512) -> "Setting":
+    def of(
+        scenario: str, concurrency: int = 0, threads: int = 0, most_tokens: int = 512, device: str = "cpu"
+    ) -> "Setting":
         """0 chooses: the scenario's own concurrency as far as one step holds it (as many as that in an open
-        loop, which has none of its own), and every core.
+        loop, which has none of its own), and every core. ``device``: cpu or cuda, whose times are meant.
 
         UsageError for a scenario that is not known.
         """
         loaded = load_scenario(scenario)
         in_flight = concurrency or min(loaded.concurrency or MOST_SEQUENCES, MOST_SEQUENCES)
         threads = threads or usable_cores()
-        store = Store(machine_fingerprint(threads), default_folder())
+        store = Store(machine_fingerprint(threads, device), default_folder())
         return Setting(loaded.name, in_flight, threads, step_mix(loaded, in_flight, most_tokens), store)
 
 

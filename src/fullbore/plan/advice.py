@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from fullbore.errors import CapacityError
+from fullbore.parallel.layout import possible_layouts
 from fullbore.plan.demand import Demand
 from fullbore.plan.memory import check_memory
 from fullbore.plan.point import WAITING
 from fullbore.plan.trial import Reached, Trial
 from fullbore.steptime.factors import Factors
-from fullbore.steptime.layout import possible_layouts
 from fullbore.steptime.model import Setting
 from fullbore.steptime.step import Step
 

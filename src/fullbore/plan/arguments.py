@@ -12,8 +12,8 @@ from fullbore.hardware.catalogue import catalogue, with_file
 from fullbore.hardware.servers import Server, find_server
 from fullbore.model.config import ModelConfig
 from fullbore.model.named import DEEPSEEK_V3, named_config
+from fullbore.parallel.layout import Layout, parse_layout
 from fullbore.plan.memory import MOST_SHARE, USUAL_SHARE
-from fullbore.steptime.layout import Layout, parse_layout
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import CACHE_BYTES, RECIPES, find_recipe
 from fullbore.steptime.profiles import Profile, find_profile

@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -31,12 +32,19 @@ class Load:
 
     def lengths(self) -> list[tuple[int, int]]:
         """(prompt, answer) of each request, the same ones every time."""
-        chance = random.Random(SEED)
+        enough = 1 << (self.requests - 1).bit_length()  # few lists serve all loads of a search
+        return _drawn(self.input_tokens, self.output_tokens, self.length_range, enough)[: self.requests]
 
-        def draw(most: int, least: int) -> int:
-            return chance.randint(max(least, math.ceil(most * self.length_range)), max(least, most))
 
-        return [(draw(self.input_tokens, 1), draw(self.output_tokens, 2)) for _ in range(self.requests)]
+@lru_cache(maxsize=64)
+def _drawn(input_tokens: int, output_tokens: int, length_range: float, count: int) -> list[tuple[int, int]]:
+    """Each longer list begins with the shorter ones."""
+    chance = random.Random(SEED)
+
+    def draw(most: int, least: int) -> int:
+        return chance.randint(max(least, math.ceil(most * length_range)), max(least, most))
+
+    return [(draw(input_tokens, 1), draw(output_tokens, 2)) for _ in range(count)]
 
 
 class Asked(Protocol):
@@ -81,6 +89,8 @@ class Loop:
         self.half_s = request_s / 2
         self.accepted, self.cache_tokens = accepted, cache_tokens
         self.lengths = load.lengths()
+        # Cache tokens that must be free to admit each.
+        self.needed = [prompt + answer * policy.reserved for prompt, answer in self.lengths]
         self.sent_s = [0.0] * load.requests
         self.first_s = [0.0] * load.requests
         self.last_s = [0.0] * load.requests
@@ -99,8 +109,9 @@ class Loop:
         for _ in range(min(self.load.concurrency, self.load.requests)):
             self._send(0.0)
         while self.ending or self.waiting or self.arriving:
-            self._receive()
-            chunks, ready = self._chunks()
+            if self.unread >= self.poll:
+                self._receive()
+            chunks, ready = self._chunks() if self.waiting else ([], [])
             if chunks:
                 self._prefill(chunks, ready)
             elif self.ending:
@@ -128,8 +139,6 @@ class Loop:
             self.next_request += 1
 
     def _receive(self) -> None:
-        if self.unread < self.poll:
-            return
         self.unread = 0
         while self.arriving and self.arriving[0][0] <= self.now_s:
             self.waiting.append([heappop(self.arriving)[1], 0])
@@ -143,7 +152,7 @@ class Loop:
             entry = self.waiting[0]
             prompt = self.lengths[entry[0]][0]
             if entry[1] == 0:
-                needed = self._needed(entry[0])
+                needed = self.needed[entry[0]]
                 if (self.ending or ready) and self.reserved + needed > self.cache_tokens:
                     break
                 self.reserved += needed
@@ -157,16 +166,12 @@ class Loop:
 
     def _prefill(self, chunks: Sequence[tuple[int, int]], ready: Sequence[int]) -> None:
         running = len(self.ending) if self.policy.mixed else 0
-        new = sum(tokens for tokens, _ in chunks)
-        cost_s = self.seconds(
-            Step(
-                running,
-                self.context if running else 0.0,
-                new,
-                sum(pairs(*chunk) for chunk in chunks),
-                len(ready) + running,
-            )
-        )
+        new, attended = 0, 0.0
+        for tokens, before in chunks:
+            new += tokens
+            attended += pairs(tokens, before)
+        context = self.context if running else 0.0
+        cost_s = self.seconds(Step(running, context, new, attended, len(ready) + running))
         self._advance(cost_s)
         self.prefill_s += cost_s
         self.unread = self.poll  # engines look again after every prompt
@@ -179,32 +184,31 @@ class Loop:
             self.first_s[request] = self.now_s + self.half_s
             self.context += prompt
             heappush(self.ending, (self.steps + math.ceil((answer - 1) / self.accepted), request))
-        self._finish()
+        if running or ready:
+            self._finish()
 
     def _decode(self) -> None:
         """All decode steps until one ends, or until a new request is seen."""
         running = len(self.ending)
         until_end = self.ending[0][0] - self.steps
-        first_s = self.seconds(Step(running, self.context, 0, 0.0, running))
         growth = running * self.accepted
         count = until_end
-        if self.arriving:
+        # While somebody waits for a place, who arrives waits behind.
+        if self.arriving and count > 1 and (self.poll > 1 or not self.waiting):
             # The first look at or after the next arrival.
+            first_s = self.seconds(Step(running, self.context, 0, 0.0, running))
             ahead = max(1, math.ceil((self.arriving[0][0] - self.now_s) / first_s))
             looks = -(-(self.unread + ahead) // self.poll)
             count = min(count, looks * self.poll - self.unread)
-        # The time is linear in the context: the middle step's, times the count, is their sum.
+        # The time is linear in the context, above what the host needs to launch a step: the middle step's,
+        # times the count, is their sum.
         middle = self.context + growth * (count - 1) / 2
         self._advance(count * self.seconds(Step(running, middle, 0, 0.0, running)))
         self.row_steps += count * running
         self.context_steps += count * middle
         self._tick(count)
-        self._finish()
-
-    def _needed(self, request: int) -> float:
-        """Cache tokens that must be free to admit it."""
-        prompt, answer = self.lengths[request]
-        return prompt + answer * self.policy.reserved
+        if count == until_end:
+            self._finish()
 
     def _advance(self, cost_s: float) -> None:
         self.now_s += cost_s
@@ -220,7 +224,7 @@ class Loop:
             _, request = heappop(self.ending)
             prompt, answer = self.lengths[request]
             self.context = max(0.0, self.context - prompt - answer + 1) if self.ending else 0.0
-            self.reserved -= self._needed(request)
+            self.reserved -= self.needed[request]
             self.last_s[request] = self.now_s + self.half_s
             self._send(self.last_s[request])
 

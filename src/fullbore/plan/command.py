@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fullbore import screen
 from fullbore.errors import UsageError
 from fullbore.flags import duration, whole_number
+from fullbore.parallel.layout import check_layout, parse_layout
 from fullbore.plan.answer import Answer, Company, answer, as_json
 from fullbore.plan.arguments import (
     MOST_DRAFTS,
@@ -31,7 +32,6 @@ from fullbore.plan.space import USUAL_CHUNKS, Space, layouts_of, trials, usual_r
 from fullbore.plan.staffing import INSIDE
 from fullbore.results.files import check_writable, replace_file
 from fullbore.scenario.scenario import PERCENTILES, load_scenario, scenario_names
-from fullbore.steptime.layout import check_layout, parse_layout
 from fullbore.steptime.network import CACHE_BYTES, RECIPES, find_recipe
 
 _SCENARIOS = ("dialog", "code")

@@ -6,9 +6,11 @@ from fullbore.steptime.step import Step
 
 def composition(planned: Planned) -> Step:
     """What ``planned`` computes. A row of one token counts as a decode, as it does in the runner."""
-    decodes = context = tokens = sampled = chunks = 0
+    decodes = sampled = len(planned.decodes.requests)
+    context = planned.decodes.tokens_before
+    tokens = chunks = 0
     pairs = 0.0
-    for row in planned.rows:
+    for row in planned.others:
         count = row.count
         sampled += row.samples
         if count == 1:

@@ -7,8 +7,8 @@ from fullbore.errors import CapacityError
 from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import Server
 from fullbore.model.config import ModelConfig
+from fullbore.parallel.layout import possible_layouts
 from fullbore.plan.weights import on_accelerators, weight_bytes
-from fullbore.steptime.layout import possible_layouts
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import CACHE_BYTES, RECIPES
 

@@ -48,9 +48,10 @@ def _parts(found: Answer) -> Iterator[RenderableType]:
             yield Text(f"{loser.way.trial}: {loser.why}")
         yield Text()
     for launch in found.launches:
-        yield Text(f"{launch.engine}  (flags: {launch.source})", style="bold")
+        yield Text(launch.engine, style="bold")
         if launch.command:
             yield Text(launch.command)
+        yield Text(f"Flags looked up in: {'; '.join(launch.sources)}.")
         for note in launch.notes:
             yield Text(f"Note: {note}.")
     yield Text()

@@ -55,7 +55,7 @@ def predict(
 ) -> Point:
     """UsageError for a layout that does not fit the server, CapacityError for a model that does not."""
     wide = profile.deviation_at(load.concurrency, load.input_tokens)
-    model = StepTime(setting, profile.factors, wide)
+    model = StepTime(setting, profile.factors, wide, profile.policy.captured)
     request = load.input_tokens + load.output_tokens
     # Longer chunks are an engine's choice where there is room; they are no reason to refuse a model.
     chunk = min(profile.policy.chunk_tokens, load.input_tokens * load.concurrency, MOST_CHUNK)

@@ -14,12 +14,12 @@ from fullbore.engine.messages import Emitted, Sampling, Submit
 from fullbore.engine.scheduler import Scheduler
 from fullbore.engine.step import Sampled, Step
 from fullbore.errors import IntegrityError
-from fullbore.scenario.lengths import MOST_TOKENS
 from fullbore.scenario.metrics import CANCELLED, Record
 from fullbore.scenario.prompt import Request, Segment, Session
 
 GREEDY = Sampling(temperature=0.0, ignore_eos=True)
 ANSWER = 0  # the token of every answer: what matters is only that turns of one conversation share it
+FILL = 1  # the token of every segment, but for its first, which is its own
 TOKEN = Sampled(ANSWER)
 
 
@@ -119,6 +119,8 @@ class _Run:
         self._due: list[tuple[float, int, Session, int, list[int]]] = []  # heap; turn and its history
         self._arrivals = 0
         self._flying: dict[int, _Flight] = {}
+        self._decodes: tuple[int, ...] = ()  # those of the last step, and where their tokens are noted
+        self._streams: list[Callable[[float], None]] = []
         self._content: dict[str, int] = {}  # the first token of every segment that was seen
 
     def begin(self, session: Session, start_s: float) -> None:
@@ -132,12 +134,12 @@ class _Run:
                 self._send(*heappop(self._due))
             step = scheduler.plan()
             if step is not None:
-                taken_s = self._step_s(step) if step.rows else 0.0
+                taken_s = self._step_s(step) if step.decodes.requests or step.others else 0.0
                 self.now_s += taken_s
                 self.busy_s += taken_s
-                sampled = {row.request: TOKEN for row in step.rows if row.samples}
-                for event in scheduler.commit(step, sampled):
-                    self._receive(event)
+                self._receive(step)
+                for event in scheduler.commit_alike(step, TOKEN):
+                    self._end(event)
             elif self._due:
                 self.now_s = self._due[0][0]
             elif self._flying:
@@ -156,25 +158,31 @@ class _Run:
         self._flying[number] = _Flight(session, turn, prompt, at_s)
         refused = self.scheduler.submit(Submit(number, prompt, wish.output_tokens, GREEDY))
         if refused is not None:
-            self._receive(refused)
+            self._end(refused)
 
     def _tokens(self, prompt: Iterable[Segment]) -> list[int]:
         """Token ids that are equal where segments are, and nowhere else."""
         tokens: list[int] = []
         for segment in prompt:
-            first = self._content.setdefault(segment.seed, ANSWER + 1 + MOST_TOKENS * len(self._content))
-            tokens += range(first, first + segment.tokens)
+            tokens.append(self._content.setdefault(segment.seed, FILL + 1 + len(self._content)))
+            tokens += [FILL] * (segment.tokens - 1)
         return tokens
 
-    def _receive(self, event: Emitted) -> None:
-        flight = self._flying[event.request]
-        if event.token >= 0:
-            flight.chunks_s.append(self.now_s + self._host_s)
-        if event.finish:
-            del self._flying[event.request]
-            self._end(flight, event)
+    def _receive(self, step: Step) -> None:
+        """A token of every row of ``step`` that samples."""
+        decodes = step.decodes.requests
+        if decodes is not self._decodes:  # most steps decode for the same requests as the one before
+            self._decodes = decodes
+            self._streams = [self._flying[number].chunks_s.append for number in decodes]
+        now_s = self.now_s + self._host_s
+        for append in self._streams:
+            append(now_s)
+        for row in step.others:
+            if row.samples:
+                self._flying[row.request].chunks_s.append(now_s)
 
-    def _end(self, flight: _Flight, event: Emitted) -> None:
+    def _end(self, event: Emitted) -> None:
+        flight = self._flying.pop(event.request)
         session, turn = flight.session, flight.turn
         wish: Request = session.requests[turn]
         ended_s = self.now_s + self._host_s

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from fullbore.errors import CapacityError, UsageError
 from fullbore.hardware.servers import Server
 from fullbore.model.config import ModelConfig
+from fullbore.parallel.layout import Layout, check_layout, possible_layouts
 from fullbore.plan.demand import Demand
 from fullbore.plan.memory import check_memory
 from fullbore.plan.trial import Trial
-from fullbore.steptime.layout import Layout, check_layout, possible_layouts
 from fullbore.steptime.model import Setting
 from fullbore.steptime.network import Recipe, find_recipe
 from fullbore.steptime.profiles import Profile

@@ -1,7 +1,7 @@
 """One way to run the model, tried at any concurrency; and the most that keeps the limits."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
@@ -33,11 +33,11 @@ class Reached:
     decodes: float  # of a step, on average
     context: float  # of each of them
 
-    def keeps(self, demand: Demand, doubt: float = 0.0) -> bool:
-        """Whether both limits hold, for a truth that lies ``doubt`` standard deviations above."""
+    def strain(self, demand: Demand, doubt: float = 0.0) -> float:
+        """TPOT or TTFT over its limit, the larger; for a truth that lies ``doubt`` deviations above."""
         step, first = (math.exp(doubt * wide) for wide in self.deviation)
         limits = demand.limits
-        return self.tpot_ms * step <= limits.tpot_ms and self.ttft_ms * first <= limits.ttft_ms
+        return max(self.tpot_ms * step / limits.tpot_ms, self.ttft_ms * first / limits.ttft_ms)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Trial:
     @cached_property
     def model(self) -> StepTime:
         """Built once: it remembers the times of token counts."""
-        return StepTime(self.setting, self.profile.factors)
+        return StepTime(self.setting, self.profile.factors, captured=self.profile.policy.captured)
 
     @property
     def gained(self) -> float:
@@ -88,16 +88,19 @@ class Trial:
 
     def keeps(self, demand: Demand, concurrency: int, doubt: float = 0.0) -> bool:
         """Whether the limits hold there; none in flight keeps any."""
-        return concurrency == 0 or self.at(demand, concurrency).keeps(demand, doubt)
+        return concurrency == 0 or self.at(demand, concurrency).strain(demand, doubt) <= 1
 
     def limit(self, demand: Demand, doubt: float = 0.0) -> int:
         """The most in flight that keep the limits, up to MOST_IN_FLIGHT."""
         key = demand, doubt
         if key not in self._limit:
-            start = self._limit.get((demand, 0.0)) or self.decode_limit(demand)
             # Far more than are admitted at once seldom keep a TTFT, and take long to simulate.
-            start = min(start, self.profile.policy.most_running, self.held.requests(demand.most_tokens))
-            self._limit[key] = highest(lambda count: self.keeps(demand, count, doubt), start)
+            most = min(self.profile.policy.most_running, self.held.requests(demand.most_tokens))
+            start = min(self.decode_limit(demand), most)
+            known = [count for asked, count in self._reached if asked == demand]
+            self._limit[key] = highest(
+                lambda count: self.at(demand, count).strain(demand, doubt), start, known=known
+            )
         return self._limit[key]
 
     def best(self, demand: Demand) -> Best:
@@ -107,11 +110,7 @@ class Trial:
     def decode_limit(self, demand: Demand) -> int:
         """The most whose step of decodes alone is inside the TPOT: where a search begins, and at least 1."""
         limit_s = demand.limits.tpot_ms / 1e3 * self.gained
-
-        def inside(count: int) -> bool:
-            return self.model.seconds(self.step(demand, count)) <= limit_s
-
-        return max(1, highest(inside, 64))
+        return max(1, highest(lambda count: self.model.seconds(self.step(demand, count)) / limit_s, 64))
 
     def step(self, demand: Demand, concurrency: int) -> Step:
         """A step in which all of them decode."""
@@ -158,19 +157,45 @@ def figure(values: Sequence[float], name: str) -> float:
     return fmean(values) if name == "mean" else percentile(sorted(values), float(name[1:]))
 
 
-def highest(holds: Callable[[int], bool], start: int, most: int = MOST_IN_FLIGHT) -> int:
-    """The largest number up to ``most`` for which ``holds``, 0 for none; it must not hold again above a
-    number where it does not. Begins at ``start`` and doubles away from it, so a good guess is cheap."""
-    low, high = 0, most + 1
-    guess = min(max(start, 1), most)
-    while low < guess < high:
-        if holds(guess):
-            low, guess = guess, min(2 * guess, most)
-        else:
-            high, guess = guess, guess // 2
-        if low and high <= most:
-            break
+def highest(
+    strain: Callable[[int], float], start: int, most: int = MOST_IN_FLIGHT, known: Iterable[int] = ()
+) -> int:
+    """The largest number up to ``most`` whose ``strain`` is at most 1, 0 for none; where it is more once, it
+    must not be less again further up.
+
+    Begins at ``start``, then interpolates: strain is smooth mostly, and dear. ``known``: numbers whose strain
+    costs nothing.
+    """
+    low, below, high, above = 0, 0.0, most + 1, math.inf
+    guess, free = start, [number for number in sorted(known) if 0 < number <= most]
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
+        inside = [number for number in free if low < number < high]
+        guess = inside[len(inside) // 2] if inside else min(max(guess, low + 1), high - 1)
+        before, found, width = (low, below), strain(guess), high - low
+        if found <= 1:
+            low, below = guess, found
+        else:
+            high, above = guess, found
+        guess = (low + high) // 2
+        if high > most:
+            guess = _beyond(before, (low, below))
+        elif not low:
+            guess = high - 1 - int(high * min(0.5, 1.5 * math.log(above)))
+        elif below and 2 * (high - low) <= width:
+            guess = low + int((high - low) * math.log(1 / below) / math.log(above / below))
     return low
+
+
+def _beyond(before: tuple[int, float], last: tuple[int, float]) -> int:
+    """Where strain may be above 1, by two (number, strain) below it.
+
+    Not far at first, as it may jump there (a start is often the most that run at once); then as its slope
+    says and half as far again, up to twice the last.
+    """
+    (first, less), (number, strain) = before, last
+    if not first:
+        return number + 1 + number // 32
+    if not 0 < less < strain < 1:
+        return 2 * number
+    slope = math.log(strain / less) / (number - first)
+    return number + 1 + int(min(number, 1.5 * math.log(1 / strain) / slope))

@@ -67,7 +67,8 @@ class VirtualServer:
 
     @cached_property
     def step_time(self) -> StepTime:
-        return StepTime(self.way.setting, self.way.profile.factors)
+        policy = self.way.profile.policy
+        return StepTime(self.way.setting, self.way.profile.factors, captured=policy.captured)
 
     def run(self, arrival: Arrival, number: int = 0, requests: int = 0) -> Result:
         """One load, the ``number``-th of a command. requests: conversations; 0: as many as a bench has."""

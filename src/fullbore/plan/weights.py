@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 
 from fullbore.model.config import ModelConfig
+from fullbore.model.share import EXPERTS as OF_EXPERTS
+from fullbore.model.share import cut_of
 from fullbore.model.specs import TensorSpec, is_mtp, tensor_specs
 from fullbore.model.weights import recipe as conversion
-from fullbore.steptime.layout import Layout
+from fullbore.parallel.layout import Layout
 from fullbore.steptime.network import BF16, Format, Recipe
 
 # Parts of a model, in the order of the network.
@@ -59,7 +61,7 @@ def on_cpus(config: ModelConfig, weights: str = "stored", dtype: str = "bfloat16
     wanted = conversion(weights)
     own = _PANELS["bf16" if dtype == "bfloat16" else "fp32"]
     whole_heads = config.qk_nope_head_dim % 128 == 0 and config.v_head_dim % 128 == 0
-    heads, latent = config.num_attention_heads, config.kv_lora_rank
+    latent = config.kv_lora_rank
 
     def format(spec: TensorSpec) -> Format:
         stored = "fp8_block" if spec.kind == "linear" and config.quantised else "bf16"
@@ -75,7 +77,7 @@ def on_cpus(config: ModelConfig, weights: str = "stored", dtype: str = "bfloat16
     def copies(spec: TensorSpec, rows: int, columns: int) -> tuple[tuple[int, int], ...]:
         if not spec.name.endswith(".kv_b_proj.weight"):
             return ((rows, columns),)
-        padded = -(-latent // 32) * 32
+        padded, heads = -(-latent // 32) * 32, rows // (config.qk_nope_head_dim + config.v_head_dim)
         return ((latent, config.qk_nope_head_dim), (config.v_head_dim, padded)) * heads
 
     return Keeping(format, 4, copies, _HUGE_PAGE)
@@ -131,32 +133,11 @@ def _part(spec: TensorSpec) -> str:
 
 def _cut(spec: TensorSpec, layout: Layout) -> tuple[int, int, float]:
     """(rows, columns, how many of the tensor's kind) on one device: the first, which has the most."""
-    rows, columns = spec.shape
-    name = spec.name
-    across = layout.tp
-    local = 1.0
-    if ".mlp.experts." in name:
-        across, local = layout.expert_tp, 1 / layout.ep
-    elif name.startswith("lm_head"):
-        across = layout.devices
-    if name.endswith(_BY_ROWS):
-        return -(-rows // across), columns, local
-    if name.endswith(_BY_COLUMNS):
-        return rows, -(-columns // across), local
-    return rows, columns, local
-
-
-# Cut by outputs (heads, inner columns, vocabulary), or by inputs; all others are whole on every device.
-_BY_ROWS = (
-    "embed_tokens.weight",
-    "lm_head.weight",
-    ".q_proj.weight",
-    ".q_b_proj.weight",
-    ".kv_b_proj.weight",
-    ".gate_proj.weight",
-    ".up_proj.weight",
-)
-_BY_COLUMNS = (".o_proj.weight", ".down_proj.weight")
+    cut = cut_of(spec, layout)
+    rows, columns = (
+        -(-size // cut.parts) if axis == cut.axis else size for axis, size in enumerate(spec.shape)
+    )
+    return rows, columns, 1 / layout.ep if OF_EXPERTS in spec.name else 1.0
 
 
 @cache
@@ -176,7 +157,8 @@ def _alignment(
     config: ModelConfig, layout: Layout, keeping: Keeping, mtp: bool
 ) -> Iterator[tuple[str, float]]:
     """What large allocations take beyond their matrices. Those of one layer's experts are one, shared ones
-    included; so are down-projections; ``kv_b`` is two, keys and values."""
+    included but where data-parallel groups gather tokens for the others; so are down-projections; ``kv_b`` is
+    two, keys and values."""
     if not keeping.page_bytes:
         return
     sizes: dict[tuple[str, str], tuple[float, int]] = {}  # of one layer, and how many layers
@@ -194,7 +176,8 @@ def _alignment(
             routed = ".mlp.experts." in spec.name
             layers = count // config.n_routed_experts if routed else count
             size *= config.n_routed_experts * local if routed else 1.0
-            name = "dense" if part == DENSE else "experts"
+            apart = layout.dp > 1 and ".shared_experts." in spec.name
+            name = "dense" if part == DENSE else "shared" if apart else "experts"
         elif name in ("q_a_proj", "q_proj", "kv_a_proj_with_mqa"):
             name = "down"
         key = EXPERTS if name == "experts" and part != MTP else part, name

@@ -21,12 +21,15 @@ class Server:
     vocab_size: int = 0
     max_model_len: int = 0
     flags: Mapping[str, str] = field(default_factory=dict)  # what it was started with and runs on
+    emulated: str = ""  # what of it is emulated, where its answers mean nothing
+    groups: int = 1  # data-parallel ones of an emulated server, of which one was measured
 
     def describe(self) -> str:
         """``fullbore 0.1.0, DeepSeek-R1 (fp8)``."""
         software = " ".join(part for part in (self.software, self.version) if part)
         model = f"{self.model}{f' ({self.weights})' if self.weights else ''}"
-        return ", ".join(part for part in (software, model) if part) or "a server that is not named"
+        parts = filter(None, (software, model, self.emulated))
+        return ", ".join(parts) or "a server that is not named"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ def notes(results: Sequence[Result]) -> list[str]:
 def _notes(result: Result) -> Iterator[str]:
     got, lag = result.figures, result.lag_ms
     where = f"{result.scenario.name} at {result.point}"
+    if result.server.emulated:
+        yield emulation_note(result)
     if result.simulated:
         yield f"simulated, not measured: {result.simulated.describe()}"
     if result.ended_early:
@@ -43,6 +45,13 @@ def _notes(result: Result) -> Iterator[str]:
         yield "prompts were random words: the server does not say its vocabulary's size (see --vocab)"
     for remark in result.remarks:
         yield f"{result.tool}: {remark}"
+
+
+def emulation_note(result: Result) -> str:
+    """What is emulated, and what the figures are then of."""
+    groups = result.server.groups
+    of = f"; figures are of the server: {groups} times what this one of its groups did" if groups > 1 else ""
+    return f"{result.server.emulated}{of}"
 
 
 def _law(result: Result, where: str) -> Iterator[str]:

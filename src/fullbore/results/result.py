@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fullbore import __version__
+from fullbore.results.emulated import server_figures, server_timeline
 from fullbore.results.identity import Machine, Server, Simulation
 from fullbore.scenario.histogram import Histogram
 from fullbore.scenario.metrics import Figures, Record, Spread, figures, gaps
@@ -39,7 +40,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Result:
-    """One scenario at one load: ``concurrency`` is known of a closed loop and ``rate_s`` of an open one."""
+    """One scenario at one load: ``concurrency`` is known of a closed loop and ``rate_s`` of an open one.
+
+    Of a server of which one data-parallel group is emulated, all figures but ``records`` are the server's.
+    """
 
     scenario: Asked
     concurrency: int | None
@@ -73,11 +77,13 @@ class Result:
     ) -> "Result":
         """Figures and all that is drawn, from ``records``. ``others``: more fields of a result."""
         kept = tuple(records)
-        found = figures(kept, concurrency, scenario.limits)
-        steps = timeline(kept)
+        found = server_figures(figures(kept, concurrency, scenario.limits), server.groups)
+        steps = server_timeline(timeline(kept), server.groups)
+        if (rate_s := others.get("rate_s")) is not None:
+            others["rate_s"] = rate_s * server.groups
         return cls(
             scenario=Asked.of(scenario),
-            concurrency=concurrency,
+            concurrency=None if concurrency is None else concurrency * server.groups,
             server=server,
             figures=found,
             certainty=certainty(kept, found.steady, steps),

@@ -49,7 +49,8 @@ def heading(result: Result) -> str:
     )
     origin = ("simulated" if result.simulated else "", result.tool, result.source)
     told = f" ({', '.join(filter(None, origin))})" if _elsewhere(result) else ""
-    return f"{result.scenario.summary}{kept}{told}"
+    emulated = f"; {result.server.emulated}" if result.server.emulated else ""
+    return f"{result.scenario.summary}{kept}{told}{emulated}"
 
 
 def _elsewhere(result: Result) -> bool:

@@ -28,7 +28,7 @@ def create_app(service: Service, keys: Keys) -> ASGIApp:
             allow_origins=origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id", "x-fullbore-ignored-fields"],
+            expose_headers=["x-request-id", "x-fullbore-ignored-fields", "x-fullbore-emulated"],
         )
     host = service.settings.host
     return Guard(app, HostCheck(host, {host}), service.settings.limits)
@@ -103,7 +103,7 @@ def routes(service: Service, keys: Keys) -> FastAPI:
 
     @app.get("/version", summary="Of the server")
     async def version() -> Response:
-        return _json({"version": __version__})
+        return _json({"version": __version__, **_emulated(service)})
 
     @app.get("/server_info", summary="Options and limits; no secrets")
     async def server_info() -> Response:
@@ -143,7 +143,14 @@ def _model(service: Service, name: str) -> dict[str, object]:
         "root": service.settings.served[0],
         "max_model_len": engine.ready.max_model_len if engine is not None else None,
         "weights": engine.ready.weights if engine is not None else None,
+        **_emulated(service),
     }
+
+
+def _emulated(service: Service) -> dict[str, object]:
+    """What is emulated; nothing where the model is what it says."""
+    engine = service.engine
+    return {"emulated": engine.ready.emulated} if engine is not None and engine.ready.emulated else {}
 
 
 def _server_info(service: Service) -> dict[str, object]:

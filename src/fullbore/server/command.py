@@ -2,23 +2,27 @@
 
 import argparse
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from fullbore.engine.client import EngineClient
+from fullbore.engine.emulation import LINKS, USUAL_ROUTING, emulation_of
 from fullbore.engine.options import EngineOptions
 from fullbore.errors import UsageError
 from fullbore.flags import whole_number
 from fullbore.hardware.device import DEVICES
 from fullbore.model.config import load_config
-from fullbore.model.locate import locate
+from fullbore.model.presets import PRESETS
 from fullbore.model.weights import add_weights_flag
 from fullbore.ops.setting import KV_CACHE_DTYPES
 from fullbore.scenario.scenario import load_scenario
 from fullbore.server.auth import Keys
 from fullbore.server.first_tune import MODES, FirstTune
 from fullbore.server.limits import Limits
+from fullbore.server.model_folder import model_folder
 from fullbore.server.service import Service, Settings
 from fullbore.server.serving import OnProgress, bind, serve
 from fullbore.server.terminal import Terminal
@@ -106,7 +110,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="only 1 so far",
     )
+    add_emulation_flags(parser.add_argument_group("one rank of a wider layout, alone").add_argument)
     engine("--trust-remote-code", action="store_true", help=argparse.SUPPRESS)
+
+
+def add_emulation_flags(add: Callable[..., Any]) -> None:
+    """By the ``add_argument`` of a parser or group. What is wrong with them ``emulation_of`` says."""
+    add("--emulate-rank", default="", metavar="R/N",
+        help="run only device R's part of --layout; answers are meaningless, times are not")  # fmt: skip
+    add("--layout", default="", metavar="LAYOUT", help="of the emulated server, such as tp8 or ep8dp8")
+    add("--random-weights", action="store_true",
+        help="made on the device, without a checkpoint; MODEL may be a preset or a config.json")  # fmt: skip
+    add("--links", default="", metavar="NAME",
+        help=f"whose times: {', '.join(LINKS)}, or a server (default: as the device)")  # fmt: skip
+    add("--routing", default="", metavar="BALANCE",
+        help="natural, balanced, or tokens of the busiest device's experts over the mean (default: "
+        f"{USUAL_ROUTING} with random weights)")  # fmt: skip
+    add("--emulate-layers", type=_count, default=0, metavar="K",
+        help="keep the weights of K layers, which the others share (default: of all)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,12 +136,11 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     keys = Keys(args.api_key)
     load_scenario(args.tune_scenario)  # refused now rather than by the engine
-    folder = locate(args.model)
-    config = load_config(folder)
-    listener = bind(args.host, args.port)
-    with listener:
-        tokenizer = Tokenizer.load(folder, config.vocab_size, args.chat_template)
+    with model_folder(args.model, args.random_weights) as folder, bind(args.host, args.port) as listener:
+        config = load_config(folder)
         options = _engine_options(args, folder)
+        emulation_of(options, config)  # refused now rather than by the engine
+        tokenizer = Tokenizer.load(folder, config.vocab_size, args.chat_template)
         first_tune = FirstTune(args.tune, options)
         service = Service(_settings(args, folder, options), tokenizer)
 
@@ -134,6 +154,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace) -> None:
+    if (args.emulate_rank or args.random_weights) and args.tune in ("quick", "thorough"):
+        raise UsageError(
+            f"--tune {args.tune} measures whole models with their own weights; expected auto or off with "
+            "--emulate-rank and --random-weights (kernels are then chosen by what was measured before)"
+        )
     if args.trust_remote_code:
         raise UsageError(
             "--trust-remote-code is never supported: no code of a checkpoint is ever run (leave it out; "
@@ -150,11 +175,8 @@ def _refuse(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace, folder: Path, options: EngineOptions) -> Settings:
     shown = msgspec.to_builtins(options)
-    name = (
-        args.model
-        if args.model == "demo" or ("/" in args.model and not Path(args.model).exists())
-        else folder.name
-    )
+    named = args.model == "demo" or args.model in PRESETS or "/" in args.model
+    name = args.model if named and not Path(args.model).exists() else Path(args.model).resolve().name
     shown["model"] = name  # where it lies on this machine is nobody's business
     limits = Limits(body_bytes=int(args.max_body_mb * 2**20), request_timeout_s=args.request_timeout)
     return Settings(
@@ -189,6 +211,12 @@ def _engine_options(args: argparse.Namespace, folder: Path) -> EngineOptions:
         scenario=args.tune_scenario,
         concurrency=args.tune_concurrency,
         by_tokens=args.by_tokens,
+        random_weights=args.random_weights,
+        emulate_rank=args.emulate_rank,
+        layout=args.layout,
+        links=args.links,
+        routing=args.routing,
+        emulate_layers=args.emulate_layers,
     )
 
 

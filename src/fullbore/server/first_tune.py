@@ -16,6 +16,7 @@ from pathlib import Path
 from fullbore.engine.options import EngineOptions
 from fullbore.flags import PREFIX, VARIABLES
 from fullbore.hardware.cpu import best_dtype
+from fullbore.hardware.gpus import probable_kind
 from fullbore.ops.setting import Setting, kv_bits
 
 PROGRAM = (sys.executable, "-P", "-m", "fullbore", "tune")
@@ -37,8 +38,13 @@ class FirstTune:
         if self.mode != "auto":
             return self.mode != "off"
         options = self.options
-        dtype = best_dtype() if options.dtype == "auto" else options.dtype
-        return not Setting.of(options.scenario, options.concurrency, options.threads).covers(
+        if options.emulate_rank or options.random_weights:
+            return False
+        kind = probable_kind(options.device)
+        best = best_dtype() if kind == "cpu" else "bfloat16"
+        dtype = best if options.dtype == "auto" else options.dtype
+        setting = Setting.of(options.scenario, options.concurrency, options.threads, device=kind)
+        return not setting.covers(
             Path(options.model), dtype, options.weights, kv_bits(options.kv_cache_dtype, dtype)
         )
 
@@ -70,7 +76,7 @@ class FirstTune:
         """Of the tuner, by the flags that both commands share."""
         options = self.options
         words = [options.model, "--quiet", "--scenario", options.scenario, "--dtype", options.dtype]
-        words += ["--weights", options.weights]
+        words += ["--weights", options.weights, "--device", options.device]
         words += ["--kv-cache-dtype", options.kv_cache_dtype]
         words += ["--thorough"] if self.mode == "thorough" else ["--only-choices"]
         for flag, value in (("--concurrency", options.concurrency), ("--threads", options.threads)):

@@ -180,6 +180,8 @@ class Service:
             return Answers(engine, jobs, options.n, options.salt, self.metrics, unsent)
 
         headers = ignored_header(ignored, self.settings.limits)
+        if engine.ready.emulated:
+            headers["x-fullbore-emulated"] = engine.ready.emulated
         return Reply(
             answers,
             form,

@@ -63,6 +63,12 @@ class Terminal:
         )
         if facts.conversion:
             self._say(f"  {facts.conversion}")
+        if facts.emulated:
+            weights, cache = facts.weight_bytes, facts.pages * facts.page_size * facts.kv_bytes_per_token
+            self._say(f"  memory: weights {weights / 2**30:.2f} GiB, cache {cache / 2**30:.2f} GiB")
+            self._say(facts.emulated, "bold red")
+            for note in facts.emulates:
+                self._say(f"  {note}", "red")
         self._say(f"Try it:\n{self._example()}")
 
     def _draining(self, requests: int) -> None:
@@ -77,6 +83,6 @@ class Terminal:
             f"    -d {shlex.quote(body)}"
         )
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, style: str = "") -> None:
         with contextlib.suppress(OSError):
-            self._out.print(text, markup=False)
+            self._out.print(text, markup=False, style=style or None)

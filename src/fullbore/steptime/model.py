@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from fullbore.hardware.catalogue import catalogue
 from fullbore.hardware.servers import Server
 from fullbore.model.config import ModelConfig
-from fullbore.steptime.collectives import Links
+from fullbore.parallel.collectives import Links
+from fullbore.parallel.layout import Layout, check_layout
 from fullbore.steptime.factors import Deviation, Factors
-from fullbore.steptime.layout import Layout, check_layout
 from fullbore.steptime.network import CACHE_BYTES, Format, Matrix, Recipe, share
 from fullbore.steptime.routing import experts_touched, padded_rows
 from fullbore.steptime.step import (
@@ -63,9 +63,18 @@ class Setting:
 
 
 class StepTime:
-    """Times of steps under one setting and one set of factors. UsageError for a layout that does not fit."""
+    """Times of steps under one setting and one set of factors. UsageError for a layout that does not fit.
 
-    def __init__(self, setting: Setting, factors: Factors, deviation: Deviation | None = None) -> None:
+    ``captured``: sequences of an attention group up to which decodes are replayed from a graph; None: always.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        factors: Factors,
+        deviation: Deviation | None = None,
+        captured: int | None = None,
+    ) -> None:
         check_layout(setting.layout, setting.config, setting.server.count)
         self.setting = setting
         self.factors = factors
@@ -89,13 +98,18 @@ class StepTime:
         flop = 2.0 * heads * (config.qk_head_dim + config.v_head_dim)
         self._pair_s = layers * flop / self._peaks["bf16"] / layout.dp
         self._eager_s = config.num_hidden_layers * factors.eager_us * 1e-6
+        self._replayed = math.inf if captured is None else captured * layout.dp
         self._times: dict[tuple[int, int, int], tuple[float, Times]] = {}
 
     def seconds(self, step: Step) -> float:
         """The expected time of ``step``."""
-        total = self._by_tokens(step)[0] + step.context * self._context_s + self._pairs_s(step)
-        # Only decodes are replayed from a graph; the host launches every kernel of other steps.
-        return max(total, self._eager_s) if step.prefill_tokens else total
+        total = self._by_tokens(step)[0] + step.context * self._context_s
+        if step.prefill_pairs:
+            total += self._pairs_s(step)
+        # Only decodes are replayed from a graph, and only in batches that there is one for; the host launches
+        # every kernel of other steps.
+        eager = step.prefill_tokens or step.decodes > self._replayed
+        return max(total, self._eager_s) if eager else total
 
     def of(self, step: Step) -> StepCost:
         """The time of ``step`` with its interval, and what it is spent on."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fullbore.errors import UsageError, did_you_mean
 from fullbore.model.config import ModelConfig
-from fullbore.steptime.layout import Layout
+from fullbore.parallel.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Policy:
     mixed: decodes run beside prompt chunks (in-flight batching); otherwise they wait while prompts run.
     reserved: share of its answer that a request must find room for when it is admitted.
     polls: (concurrency from which it holds, decode steps between two looks at new requests), ascending.
+    captured: sequences of an attention group up to which decodes are replayed from a graph; None: always.
     """
 
     chunk_tokens: int
@@ -33,6 +34,7 @@ class Policy:
     mixed: bool
     reserved: float = 1.0
     polls: tuple[tuple[int, int], ...] = ((1, 1),)
+    captured: int | None = None
 
     def poll_steps(self, concurrency: int) -> int:
         """What holds at this concurrency."""
@@ -74,7 +76,14 @@ def policy_of(engine: str, architecture: str) -> Policy:
     table = _read("engines.toml")[engine]
     values = {**table, **table.get(architecture, {})}
     polls = tuple((start, steps) for start, steps in values["polls"])
-    return Policy(values["chunk_tokens"], values["most_running"], values["mixed"], values["reserved"], polls)
+    return Policy(
+        values["chunk_tokens"],
+        values["most_running"],
+        values["mixed"],
+        values["reserved"],
+        polls,
+        values.get("captured"),
+    )
 
 
 def split_engine(text: str) -> tuple[str, str]:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 # What a step's time is spent on. Each operator's time is counted under what bounds it.
 EXPERTS = "expert weights"
 WEIGHTS = "other weights"
@@ -18,9 +20,8 @@ KINDS = (EXPERTS, WEIGHTS, CACHE, ARITHMETIC, ACTIVATIONS, COLLECTIVES, LAUNCHES
 Z80 = 1.2815515655446004  # the normal quantile that leaves a tenth above it
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One forward pass over the whole server, in counts.
+class Step(msgspec.Struct, frozen=True):
+    """One forward pass over the whole server, in counts. A struct, as a simulation makes millions of them.
 
     decodes: sequences that get their next token. context: cached tokens of all of them together.
     prefill_tokens: new prompt tokens. prefill_pairs: (query, key) pairs of those, causal.

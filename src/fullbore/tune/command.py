@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from fullbore.errors import UsageError
+from fullbore.hardware.device import find_device
 from fullbore.tune.options import add_flags, setting
 
 
@@ -32,6 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    # Waiting threads must sleep, as in the engine: two pools that spin keep each other from the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from fullbore.tune import share
 
     given = setting(args)
@@ -51,13 +54,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tune(args: argparse.Namespace) -> None:
-    # Waiting threads must sleep, as in the engine: two pools that spin keep each other from the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # A caught end leaves no mark on the kernel at work, as one that ends the process by itself does.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     from fullbore.tune.session import Session
 
-    session = Session.of(args.model, args.dtype, setting(args), args.weights, args.kv_cache_dtype)
+    session = Session.of(
+        args.model,
+        args.dtype,
+        setting(args),
+        args.weights,
+        args.kv_cache_dtype,
+        find_device(args.device),
+    )
     session.measure(args.thorough, args.only_choices, args.again)
     if not args.quiet:
         session.report(args.by_tokens)

@@ -1,23 +1,27 @@
 """Numerics before speed: a kernel is timed only when its numbers agree with the operator's reference.
 
 Every case of the operator's draw is tried at the operator's own small and ragged shapes and at the job's
-shape with few tokens. A kernel that raises, or whose error exceeds the operator's limit once, is refused.
+shape with few tokens. A kernel that raises, or whose error exceeds the operator's limit once, is refused. So
+is, on a GPU, one that cannot be replayed from a graph, where decode steps come from.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from fullbore.ops.code import kernel_code
 from fullbore.ops.contract import DTYPES, Case, Job, Kernel, Operator, Shape
 from fullbore.ops.demand import step_shape, subject
 from fullbore.ops.operators import OPERATORS
+from fullbore.ops.place import moved
 from fullbore.ops.times import WORST, Subject, Verdict
+from fullbore.tune.graphs import NotCaptured, Stream
 
 TOKENS = (3, 17)  # at the job's shape: an odd few, more than a tile of rows; one alone is a case
 CONTEXT = 70
@@ -62,10 +66,13 @@ Kind = tuple[str, str, str, str]  # what of a job the operator's own shapes are 
 
 @dataclass
 class Gate:
-    """Examines jobs of one model. ``sizes``: of ``Workload``. ``now``: seconds since 1970."""
+    """Examines jobs of one model. ``sizes``: of ``Workload``. ``now``: seconds since 1970. ``place``: torch's
+    name of where inputs lie. ``stream``: of a device that replays decode steps from graphs."""
 
     sizes: Shape
     now: Callable[[], float] = time.time
+    place: str = "cpu"
+    stream: Stream | None = None
     _examples: dict[Kind, list[Trial]] = field(default_factory=dict)
     _seen: dict[tuple[Kind, type[Kernel]], "_Worst"] = field(default_factory=dict)
     _own: dict[Job, list[Trial]] = field(default_factory=dict)
@@ -78,23 +85,26 @@ class Gate:
             if kind not in self._examples:
                 self._examples[kind] = list(example_trials(job))
             limit = OPERATORS[job.operator].limit(job.format, job.dtype, kernel.rounds)
-            self._seen[kind, kernel] = _try(job, kernel, _Worst(limit), self._examples[kind])
+            self._seen[kind, kernel] = self._try(job, kernel, _Worst(limit), self._examples[kind])
         if job not in self._own:
             self._own = {job: list(own_trials(job, self.sizes))}  # of one job at a time: they may be large
-        worst = _try(job, kernel, copy(self._seen[kind, kernel]), self._own[job])
+        worst = self._try(job, kernel, copy(self._seen[kind, kernel]), self._own[job])
+        if self.stream and not worst.failure and "first" not in OPERATORS[job.operator].shapes[0]:
+            worst.replay(
+                self._own[job][-1], kernel(job.dtype), OPERATORS[job.operator], self.stream, self.place
+            )
         about = Subject.of(job, subject(job, self.sizes))
         return worst.verdict(about, kernel.name, kernel_code(kernel), self.now())
 
-
-def _try(job: Job, kernel: type[Kernel], worst: "_Worst", trials: Sequence[Trial]) -> "_Worst":
-    """``worst`` after each trial that the kernel can do, until it fails."""
-    operator = OPERATORS[job.operator]
-    made = kernel(job.dtype)
-    for trial in trials:
-        here = Job.of(operator, trial.drawn.weights, job.dtype, job.device)
-        if not worst.failure and not kernel.unsupported(here):
-            worst.take(trial, made, operator)
-    return worst
+    def _try(self, job: Job, kernel: type[Kernel], worst: "_Worst", trials: Sequence[Trial]) -> "_Worst":
+        """``worst`` after each trial that the kernel can do, until it fails."""
+        operator = OPERATORS[job.operator]
+        made = kernel(job.dtype)
+        for trial in trials:
+            here = Job.of(operator, trial.drawn.weights, job.dtype, job.device)
+            if not worst.failure and not kernel.unsupported(here):
+                worst.take(trial, made, operator, self.place)
+        return worst
 
 
 class _Worst:
@@ -103,15 +113,39 @@ class _Worst:
     def __init__(self, limit: float) -> None:
         self.limit, self.error, self.case, self.failure = limit, -1.0, "nothing was tried", ""
 
-    def take(self, trial: Trial, kernel: Kernel, operator: Operator) -> None:
+    def take(self, trial: Trial, kernel: Kernel, operator: Operator, place: str) -> None:
+        with self._blamed(trial), torch.inference_mode():
+            packed = kernel.pack(*trial.drawn.weights)
+            output = kernel.run(packed, *moved(trial.drawn.inputs, place))
+            self._compare(output, trial, operator)
+
+    def replay(self, trial: Trial, kernel: Kernel, operator: Operator, stream: Stream, place: str) -> None:
+        """What a graph makes of inputs that came after it was captured."""
+        name = f"{trial.name}, replayed from a graph"
+        with self._blamed(replace(trial, name=name)), torch.inference_mode():
+            packed, wanted = kernel.pack(*trial.drawn.weights), moved(trial.drawn.inputs, place)
+            inputs = tuple(_zeros(each) for each in wanted)
+            kernel.run(packed, *inputs)
+            outputs: list[Any] = []
+            again = stream.capture(lambda: outputs.append(kernel.run(packed, *inputs)))
+            for ours, theirs in zip(inputs, wanted, strict=True):
+                if isinstance(ours, Tensor):
+                    ours.copy_(theirs)
+            stream.seconds(again)
+            self._compare(outputs[-1], replace(trial, name=name), operator)
+
+    @contextmanager
+    def _blamed(self, trial: Trial) -> Iterator[None]:
+        """Whatever is raised within is the kernel's end and not ours."""
         try:
-            with torch.inference_mode():
-                packed = kernel.pack(*trial.drawn.weights)
-                output = kernel.run(packed, *trial.drawn.inputs)
-                error = min(operator.error(output, trial.expected), WORST)
-        except Exception as raised:  # noqa: BLE001 - whatever it is, it is the kernel's end and not ours
+            yield
+        except NotCaptured as raised:
+            self.case, self.failure = trial.name, f"{raised}; decode steps are replayed from one"
+        except Exception as raised:  # noqa: BLE001
             self.case, self.failure = trial.name, f"{type(raised).__name__}: {raised}"[:500]
-            return
+
+    def _compare(self, output: Any, trial: Trial, operator: Operator) -> None:
+        error = min(operator.error(moved(output, "cpu"), trial.expected), WORST)
         if not error <= self.error:  # a nan too
             self.error, self.case = error if error == error else WORST, trial.name
 
@@ -126,6 +160,11 @@ def _trial(operator: Operator, job: Job, shape: Shape, case: str, generator: Gen
     with torch.inference_mode():
         expected = operator.reference(drawn.weights, *drawn.inputs)
     return Trial(f"case {case} at {sizes}", drawn, expected)
+
+
+def _zeros(value: Any) -> Any:
+    """As a graph is captured: the right shapes, and numbers that say nothing of what comes later."""
+    return torch.zeros_like(value) if isinstance(value, Tensor) else value
 
 
 def _fewer_experts(shape: Shape) -> Shape:

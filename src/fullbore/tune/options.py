@@ -2,6 +2,7 @@
 
 import argparse
 
+from fullbore.hardware.device import DEVICES, find_device
 from fullbore.model.weights import add_weights_flag
 from fullbore.ops.setting import KV_CACHE_DTYPES, Setting
 
@@ -18,6 +19,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_weights_flag(add)
     add("--kv-cache-dtype", choices=tuple(KV_CACHE_DTYPES), default="auto",
         help="of the paged cache (default: auto, as computed)")  # fmt: skip
+    add("--device", choices=DEVICES, default="auto",
+        help="cuda is AMD's GPUs too (default: a GPU where there is one)")  # fmt: skip
     add("--threads", type=count, default=0, metavar="N", help="(default: every core)")
     add("--by-tokens", action="store_true",
         help="let kernels differ by a step's tokens (a token's bits then depend on its company)")  # fmt: skip
@@ -25,7 +28,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def setting(args: argparse.Namespace) -> Setting:
     """What the flags say."""
-    return Setting.of(args.scenario, args.concurrency, args.threads)
+    kind = find_device(args.device).kind
+    return Setting.of(args.scenario, args.concurrency, args.threads, device=kind)
 
 
 def count(text: str) -> int:

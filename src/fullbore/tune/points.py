@@ -10,6 +10,7 @@ from torch import Generator
 from fullbore.ops.contract import DTYPES, Case, Job, Shape, packed_bytes
 from fullbore.ops.demand import LADDER, Call, Workload, calls, step_shape, subject, usual_context
 from fullbore.ops.operators import OPERATORS
+from fullbore.ops.place import moved
 from fullbore.ops.times import THOROUGH as REPEATS
 from fullbore.scenario.mix import Mix
 from fullbore.tune.timing import Effort, copies_needed
@@ -82,9 +83,9 @@ def timed_sizes(work: Workload, job: Job, most_bytes: int) -> Shape:
 class Inputs:
     """Draws of one job: weights once where the operator can draw inputs alone."""
 
-    def __init__(self, job: Job, fixed: Shape) -> None:
+    def __init__(self, job: Job, fixed: Shape, place: str = "cpu") -> None:
         self._operator = OPERATORS[job.operator]
-        self._job, self._fixed = job, fixed
+        self._job, self._fixed, self._place = job, fixed, place
         self._generator = Generator().manual_seed(_SEED)
         self.weights: tuple[Any, ...] = self._draw(Point(1, 1)).weights
 
@@ -94,7 +95,8 @@ class Inputs:
         wanted = copies_needed(packed_bytes(first), uses * packed_bytes(first), cache_bytes, MOST_INPUTS)
         if "experts" in self._fixed:
             wanted = MOST_INPUTS  # each chooses other experts, whose weights are then cold
-        return [first, *(self._inputs(point) for _ in range(wanted - 1))]
+        drawn = [first, *(self._inputs(point) for _ in range(wanted - 1))]
+        return [moved(each, self._place) for each in drawn]
 
     def _inputs(self, point: Point) -> tuple[Any, ...]:
         operator = self._operator

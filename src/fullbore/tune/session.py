@@ -9,7 +9,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from fullbore.hardware.accelerator import accelerators
 from fullbore.hardware.cpu import last_level_cache_bytes
+from fullbore.hardware.device import CPU, Device
 from fullbore.hardware.limits import free_memory_bytes
 from fullbore.kernels.catalogue import CATALOGUE
 from fullbore.model.checkpoint import Checkpoint
@@ -27,6 +29,8 @@ from fullbore.ops.sources import source_code
 from fullbore.ops.times import Covered, Times
 from fullbore.ops.tuned import Tuned, shortfalls
 from fullbore.screen import console
+from fullbore.tune.device_probes import device_probes
+from fullbore.tune.graphs import CudaStream, GraphTimer
 from fullbore.tune.points import QUICK, THOROUGH
 from fullbore.tune.probes import probes
 from fullbore.tune.table import choices_table
@@ -47,24 +51,36 @@ class Session:
     setting: Setting
     times: Times
     registry: Registry
+    device: Device = CPU
 
     @staticmethod
-    def of(model: str, dtype: str, setting: Setting, weights: str, kv_cache_dtype: str = "auto") -> "Session":
+    def of(
+        model: str,
+        dtype: str,
+        setting: Setting,
+        weights: str,
+        kv_cache_dtype: str = "auto",
+        device: Device = CPU,
+    ) -> "Session":
         """A model by the name that ``serve`` takes too."""
         torch.set_num_threads(setting.threads)
-        folder, chosen = locate(model), compute_type(dtype)
+        folder, chosen = locate(model), compute_type(dtype, device)
         bits = kv_bits(kv_cache_dtype, chosen)
         checkpoint = Checkpoint.open(folder, load_config(folder))
         source = Converted(checkpoint, checkpoint.specs, recipe(weights))
-        work, digest = workload(checkpoint.config, source, chosen, bits), model_digest(folder, weights, bits)
-        return Session(digest, chosen, source.format, work, setting, setting.store.load(), CATALOGUE)
+        work, digest = (
+            workload(checkpoint.config, source, chosen, bits, device),
+            model_digest(folder, weights, bits),
+        )
+        times = setting.store.load()
+        return Session(digest, chosen, source.format, work, setting, times, CATALOGUE, device)
 
     def measure(self, thorough: bool, only_choices: bool, again: bool) -> None:
         """What is not in the table yet; or, ``again``, all."""
         if busy := _busy(self.setting.threads):
             print(busy, file=sys.stderr)
         store = self.setting.store
-        bench = Bench(probes(), last_level_cache_bytes(), free_memory_bytes() // WEIGHTS_SHARE)
+        bench = self._bench()
         screen = Console(stderr=True)
         bar = Progress(
             TextColumn("measuring kernels: {task.description}"), BarColumn(),
@@ -83,6 +99,17 @@ class Session:
         if not self.times.covers(covered.model, covered.code, covered.dtype):
             store.append([covered])
 
+    def _bench(self) -> Bench:
+        """Of the device. Triton's interpreter runs on the CPU, whose clock tells nothing of a GPU."""
+        free = min(free_memory_bytes(), self.device.free_bytes()) // WEIGHTS_SHARE
+        if self.device.place == "cpu":
+            return Bench(probes(), last_level_cache_bytes(), free)
+        stream = CudaStream()
+        return Bench(
+            device_probes(stream), accelerators()[0].cache_bytes, free, GraphTimer(stream),
+            place=self.device.place, stream=stream,
+        )  # fmt: skip
+
     def selection(self, by_tokens: bool) -> tuple[Selection, Tuned]:
         tuned = Tuned(self.times, self.setting.mix, by_tokens)
         return tuned(self.work, self.registry, self.dtype), tuned
@@ -95,7 +122,7 @@ class Session:
         ceiling = evidence.estimator.ceiling
         setting = self.setting
         out.print(
-            f"{setting.store.fingerprint['cpu']}, {setting.threads} threads: "
+            f"{_machine(setting)}: "
             f"{ceiling.describe()} (measured)",
             f"chosen for {setting.scenario} with {setting.concurrency} in flight, weights as {self.weights}, "
             f"computing in {self.dtype}; "
@@ -114,6 +141,11 @@ class Session:
             *map(_stranger, setting.store.strangers()),
         ):
             out.print(f"- {line}", markup=False)
+
+
+def _machine(setting: Setting) -> str:
+    told = setting.store.fingerprint
+    return told.get("gpu") or f"{told['cpu']}, {setting.threads} threads"
 
 
 def _busy(threads: int) -> str:

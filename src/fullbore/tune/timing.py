@@ -4,14 +4,18 @@
   twice the last-level cache, or the whole model where that is smaller.
 - Candidates take turns (A B A B ...), so that a machine that drifts drifts for all of them.
 - A call too short for the clock is repeated within one reading.
+
+How one reading is made is a ``Timer``'s: here by a clock, on a GPU within a graph (``graphs.py``).
 """
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import count
-from typing import Any
+from typing import Any, Protocol
+
+from fullbore.tune.pinning import pinned
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -49,15 +53,62 @@ class Spread:
         return Spread(1e6 * statistics.median(ordered), 1e6 * low, 1e6 * high, len(ordered))
 
 
-def rotating(run: Callable[..., object], copies: Sequence[Any], inputs: Sequence[tuple[Any, ...]]) -> Call:
+@dataclass(frozen=True)
+class Warm:
+    """A call after its first ones. ``seconds``: what it took then; ``read``: measures once more, the seconds
+    of one call."""
+
+    seconds: float
+    read: Callable[[], float]
+
+
+class Timer(Protocol):
+    """A way to say what a call takes."""
+
+    def now(self) -> float:
+        """Seconds since any moment, by which an effort ends."""
+        ...
+
+    def warm(self, call: Call, period: int) -> Warm:
+        """``period``: the calls after which ``call`` reads what it has read before."""
+        ...
+
+    def steady(self) -> AbstractContextManager[object]:
+        """While calls are compared."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClockTimer:
+    """For kernels that have computed when they return."""
+
+    clock: Clock = time.perf_counter
+
+    def now(self) -> float:
+        return self.clock()
+
+    def warm(self, call: Call, period: int) -> Warm:
+        seconds = _warm(call, self.clock)
+        loops = max(1, min(MOST_LOOPS, round(SHORTEST_S / max(seconds, 1e-9))))
+        return Warm(seconds, lambda: _reading(call, loops, self.clock) / loops)
+
+    def steady(self) -> AbstractContextManager[object]:
+        return pinned()
+
+
+class Rotation:
     """A call that takes the next copy of the weights, and the next inputs, every time."""
-    turn = count()
 
-    def call() -> object:
-        number = next(turn)
-        return run(copies[number % len(copies)], *inputs[number % len(inputs)])
+    def __init__(
+        self, run: Callable[..., object], copies: Sequence[Any], inputs: Sequence[tuple[Any, ...]]
+    ) -> None:
+        self._run, self._copies, self._inputs, self._turn = run, copies, inputs, 0
+        self.period = max(len(copies), len(inputs))
 
-    return call
+    def __call__(self) -> object:
+        turn = self._turn
+        self._turn += 1
+        return self._run(self._copies[turn % len(self._copies)], *self._inputs[turn % len(self._inputs)])
 
 
 def copies_needed(packed_bytes: int, model_bytes: int, cache_bytes: int, most: int) -> int:
@@ -66,21 +117,22 @@ def copies_needed(packed_bytes: int, model_bytes: int, cache_bytes: int, most: i
     return max(1, min(most, -(-cold // max(1, packed_bytes))))
 
 
-def compare(calls: Sequence[Call], effort: Effort, clock: Clock = time.perf_counter) -> list[Spread]:
+def compare(calls: Sequence[Call], effort: Effort, timer: Timer | None = None) -> list[Spread]:
     """The spread of each call's times, measured in turns."""
-    begin = clock()
-    once = [_warm(call, clock) for call in calls]
-    loops = [max(1, min(MOST_LOOPS, round(SHORTEST_S / max(seconds, 1e-9)))) for seconds in once]
-    hopeless = [seconds > effort.hopeless * min(once) for seconds in once]
+    timer = timer or ClockTimer()
+    begin = timer.now()
+    ready = [timer.warm(call, call.period if isinstance(call, Rotation) else 1) for call in calls]
+    best = min((each.seconds for each in ready), default=0.0)
+    hopeless = [each.seconds > effort.hopeless * best for each in ready]
     readings: list[list[float]] = [
-        [seconds] if lost else [] for seconds, lost in zip(once, hopeless, strict=True)
+        [each.seconds] if lost else [] for each, lost in zip(ready, hopeless, strict=True)
     ]
     for turn in range(effort.most):
-        if turn >= effort.least and clock() - begin > effort.seconds:
+        if turn >= effort.least and timer.now() - begin > effort.seconds:
             break
-        for call, loop, seen, lost in zip(calls, loops, readings, hopeless, strict=True):
+        for each, seen, lost in zip(ready, readings, hopeless, strict=True):
             if not lost:
-                seen.append(_reading(call, loop, clock) / loop)
+                seen.append(each.read())
     return [Spread.of(seen) for seen in readings]
 
 

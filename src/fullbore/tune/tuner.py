@@ -20,9 +20,9 @@ from fullbore.ops.registry import Registry
 from fullbore.ops.times import Begun, Record, Seen, Subject, Times, Timing, Verdict
 from fullbore.scenario.mix import Mix
 from fullbore.tune.gate import Gate
-from fullbore.tune.pinning import pinned
+from fullbore.tune.graphs import Stream
 from fullbore.tune.points import Inputs, Mode, Point, points, timed_sizes
-from fullbore.tune.timing import Clock, Effort, Spread, compare, copies_needed, rotating
+from fullbore.tune.timing import ClockTimer, Effort, Rotation, Spread, Timer, compare, copies_needed
 
 MOST_COPIES = 256  # of one matrix; beyond that packing takes longer than timing
 
@@ -31,13 +31,19 @@ Progress = Callable[[int, int, str], None]  # points done, points in all, what i
 
 @dataclass(frozen=True)
 class Bench:
-    """What measuring needs of the machine, so that tests can bring their own."""
+    """What measuring needs of the machine, so that tests can bring their own.
+
+    cache_bytes: of the last level. most_bytes: of drawn weights. place: torch's name of where inputs lie.
+    stream: of a device whose decode steps are replayed from graphs, so that kernels must go into one.
+    """
 
     probes: Probes
-    cache_bytes: int  # of the last level
-    most_bytes: int  # of drawn weights
-    clock: Clock = time.perf_counter
+    cache_bytes: int
+    most_bytes: int
+    timer: Timer = field(default_factory=ClockTimer)
     now: Callable[[], float] = time.time
+    place: str = "cpu"
+    stream: Stream | None = None
 
 
 @dataclass
@@ -62,8 +68,8 @@ class Tuner:
         total = sum(1 + len(at) for _, _, at in plan)
         left = [self._missing(job, able, at) for job, able, at in plan]
         if any(left):
-            begin, clock = self.bench.clock(), self.bench.clock
-            done, gate = 0, Gate(self.work.sizes, self.bench.now)
+            begin, clock = self.bench.timer.now(), self.bench.timer.now
+            done, gate = 0, Gate(self.work.sizes, self.bench.now, self.bench.place, self.bench.stream)
             for number, (job, able, at) in enumerate(plan):
                 share = max(0.0, self.mode.total_s - (clock() - begin)) / (len(plan) - number)
                 until = clock() + share
@@ -149,13 +155,13 @@ class Tuner:
         inputs: Inputs | None = None
         packs: list[list[Any]] = []
         for place, point in enumerate(at):
-            late = inputs is not None and self.bench.clock() > until
+            late = inputs is not None and self.bench.timer.now() > until
             if kernels and not late and not self._timed(job, fixed, kernels, point):
-                left = max(0.0, until - self.bench.clock()) / (len(at) - place)
+                left = max(0.0, until - self.bench.timer.now()) / (len(at) - place)
                 effort = replace(self.mode.effort, seconds=min(self.mode.effort.seconds, left))
                 if inputs is None:
                     ceiling = self._ceiling()
-                    inputs = Inputs(job, fixed)
+                    inputs = Inputs(job, fixed, self.bench.place)
                     packs = [self._copies(kernel(job.dtype), inputs.weights) for kernel in kernels]
                 spreads = self._compare(job, kernels, packs, inputs, point, uses, effort)
                 self._keep(
@@ -176,14 +182,14 @@ class Tuner:
     ) -> list[Spread]:
         drawn = inputs.at(point, uses, self.bench.cache_bytes)
         calls = [
-            rotating(kernel(job.dtype).run, copies, drawn)
+            Rotation(kernel(job.dtype).run, copies, drawn)
             for kernel, copies in zip(kernels, packs, strict=True)
         ]
         with torch.inference_mode():
             for call in calls:
                 call()  # pools of threads are made by a first call, and must be there to be pinned
-            with pinned():
-                return compare(calls, effort, self.bench.clock)
+            with self.bench.timer.steady():
+                return compare(calls, effort, self.bench.timer)
 
     def _copies(self, kernel: Kernel, weights: tuple[Any, ...]) -> list[Any]:
         first = kernel.pack(*weights)

@@ -4,6 +4,7 @@ import argparse
 import os
 
 from fullbore.errors import UsageError, did_you_mean
+from fullbore.hardware.device import find_device
 from fullbore.tune.options import add_flags, count, setting
 
 
@@ -26,7 +27,14 @@ def run(args: argparse.Namespace) -> int:
             f"unknown operator {args.operator!r}{did_you_mean(args.operator, OPERATORS)}; expected one of "
             f"{', '.join(OPERATORS)} (to inspect a model in a folder called why: fullbore inspect ./why)"
         )
-    session = Session.of(args.model, args.dtype, setting(args), args.weights, args.kv_cache_dtype)
+    session = Session.of(
+        args.model,
+        args.dtype,
+        setting(args),
+        args.weights,
+        args.kv_cache_dtype,
+        find_device(args.device),
+    )
     selection, tuned = session.selection(args.by_tokens)
     evidence = tuned.evidence(session.work, session.registry)
     chosen = [choice for job, choice in selection.choices.items() if job.operator == args.operator]

@@ -29,8 +29,11 @@ from fullbore.kernels.triton.device import CDNA_LOCAL_BYTES, HOPPER_LOCAL_BYTES,
 from fullbore.model.presets import PRESETS
 from fullbore.ops.attention import Heads
 from fullbore.ops.cache import CacheRow
+from fullbore.ops.collectives import COLLECTIVES
 from fullbore.ops.formats import outline
 from fullbore.ops.route import Routing
+from fullbore.parallel.collectives import Links
+from fullbore.parallel.rank import Exchange
 
 TYPES = {
     torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64",
@@ -155,8 +158,9 @@ def cases(
         gate, down = outline((sizes.inter, hidden), format), outline((hidden, sizes.inter), format)
         experts = [(gate, gate, down)] * (sizes.experts + 1)
         k = c["num_experts_per_tok"]
+        cut = (sizes.experts, c["n_routed_experts"]) if layout == "ep8" else ()
         yield (
-            (experts, sizes.experts),
+            (experts, sizes.experts, *cut),
             (x, empty(tokens, k, dtype=torch.int64), empty(tokens, k, dtype=torch.float32)),
         )
     yield from small_cases(operator, layout, tokens)
@@ -195,6 +199,12 @@ def small_cases(operator: str, layout: str, tokens: int) -> Iterator[tuple[tuple
         experts, k = c["n_routed_experts"], c["num_experts_per_tok"]
         routing = Routing(k, c["n_group"], c["topk_group"], True, c["routed_scaling_factor"])
         yield (empty(experts, hidden), torch.empty(experts, device="meta"), routing), (x,)
+    if operator == "draw_experts":
+        yield (empty(8192, dtype=torch.int32), c["num_experts_per_tok"]), (x,)
+    if operator in COLLECTIVES:
+        exchange = Exchange(Links(8, "mesh", 448e9, 5e-6), 1 if layout == "tp8" else 8)
+        everyone = operator in ("scatter", "gather_columns")
+        yield (exchange,), (empty(tokens * exchange.groups if everyone else tokens, hidden),)
     if operator == "latents":
         for bits in (0, 8):
             row = CacheRow(latent, rope, bits)
@@ -211,7 +221,7 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.operator not in (None, entry.operator) or arguments.variant not in (None, entry.name):
             continue
         kernel = entry.load()
-        target = Compiler("meta", 132 if gpu == "sm_90" else 304, local, fnuz, gpu=gpu)
+        target = Compiler("meta", 132 if gpu == "sm_90" else 304, local, fnuz, fnuz, gpu=gpu)
         made = kernel("bfloat16", target)
         told = 0
         for layout in (arguments.layout,) if arguments.layout else LAYOUTS:

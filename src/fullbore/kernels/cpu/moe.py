@@ -18,7 +18,7 @@ _TOGETHER_BYTES = 32 << 20  # of experts that are packed in one call, and mapped
 
 class Experts(NamedTuple):
     """``memory``: uint8; of each expert gate and up panels in turn, then those of down. ``shared``: the width
-    of the last, or 0."""
+    of the last, or 0. ``first``, ``of``: the router's numbers, see the operator."""
 
     memory: Tensor
     address: int
@@ -27,6 +27,8 @@ class Experts(NamedTuple):
     hidden: int
     inter: int
     shared: int
+    first: int
+    of: int
 
 
 class _Experts(PanelKernel):
@@ -34,9 +36,11 @@ class _Experts(PanelKernel):
 
     def __init__(self, dtype: str, native_: Native | None = None) -> None:
         super().__init__(dtype, native_)
-        self._moe_ffn = self.function("fb_moe_ffn", P, P, *(I,) * 8, P, P, P, P, result=I)
+        self._moe_ffn = self.function("fb_moe_ffn", P, P, *(I,) * 10, P, P, P, P, result=I)
 
-    def pack_experts(self, experts: Sequence[Expert], routed: int) -> Experts:
+    def pack_experts(
+        self, experts: Sequence[Expert], routed: int, first_here: int = 0, of: int = 0
+    ) -> Experts:
         """Some experts at a time: the sequence may load them as they are asked for."""
         gate = experts[0][0]
         format, (inter, hidden) = self.kept_as(gate.format), gate.data.shape
@@ -50,7 +54,8 @@ class _Experts(PanelKernel):
                 matrices += self._placed(memory.data_ptr() + number * size, expert, format)
             self.pack_all(format, matrices)
         inter = inter if routed else 0
-        return Experts(memory, memory.data_ptr(), FORMATS[format], routed, hidden, inter, shared)
+        part = first_here, of or routed
+        return Experts(memory, memory.data_ptr(), FORMATS[format], routed, hidden, inter, shared, *part)
 
     def _expert_bytes(self, format: str, hidden: int, inter: int) -> int:
         gate_up = 2 * panels(inter) * self.panel_bytes(format, hidden)
@@ -68,25 +73,26 @@ class _Experts(PanelKernel):
     ) -> Tensor:
         """x: [tokens, hidden]; addresses of ids: [tokens, k] int64 and scores: [tokens, k] float32
         -> [tokens, hidden]."""
-        _, address, format, experts, hidden, inter, shared = packed
+        _, address, format, experts, hidden, inter, shared, first, of = packed
         x = x.contiguous()
         y = torch.empty_like(x)
         refused = self._moe_ffn(
-            *(self.pool, address, format, experts, hidden, inter, shared, self.is_bf16, tokens, k),
+            *(self.pool, address, format, experts, hidden, inter, shared, first, of),
+            *(self.is_bf16, tokens, k),
             *(x.data_ptr(), ids, scores, y.data_ptr()),
         )
         if refused:
-            raise IntegrityError(f"a token was routed to an expert that is not in [0, {experts})")
+            raise IntegrityError(f"a token was routed to an expert that is not in [0, {of})")
         return y
 
 
 class CpuMoeFfn(_Experts):
     operator = "moe_ffn"
 
-    def pack(self, experts: Sequence[Expert], routed: int) -> Experts:
+    def pack(self, experts: Sequence[Expert], routed: int, first: int = 0, of: int = 0) -> Experts:
         if not routed:
             raise ValueError("moe_ffn needs at least one routed expert, got none")
-        return self.pack_experts(experts, routed)
+        return self.pack_experts(experts, routed, first, of)
 
     def run(self, packed: Experts, x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
         """x: [tokens, hidden]; ids: [tokens, k] int64; scores: [tokens, k] float32 -> [tokens, hidden]."""

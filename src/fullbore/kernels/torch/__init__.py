@@ -22,4 +22,9 @@ KERNELS = (
     Entry("mla_prefill", "torch", f"{_HERE}.attention:TorchMlaPrefill"),
     Entry("mla_decode", "torch", f"{_HERE}.attention:TorchMlaDecode"),
     Entry("greedy", "torch", f"{_HERE}.greedy:TorchGreedy"),
+    Entry("draw_experts", "torch", f"{_HERE}.collectives:TorchDrawExperts"),
+    Entry("all_reduce", "delay", f"{_HERE}.collectives:DelayAllReduce"),
+    Entry("gather", "delay", f"{_HERE}.collectives:DelayGather"),
+    Entry("scatter", "delay", f"{_HERE}.collectives:DelayScatter"),
+    Entry("gather_columns", "delay", f"{_HERE}.collectives:DelayGatherColumns"),
 )

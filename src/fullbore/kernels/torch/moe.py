@@ -21,30 +21,34 @@ class Experts(NamedTuple):
     gate_up: Tensor
     down: Tensor
     shared: Swiglu | None
+    first: int  # the router's number of the first expert
+    of: int  # how many there are elsewhere too; 0: these are all
 
 
 class Places(NamedTuple):
     """Where (token, choice) pairs go when each expert's rows start at a multiple of 8."""
 
-    row: Tensor  # [tokens * k] row of each pair, in the pairs' own order
+    row: Tensor  # [tokens * k] row of each pair, in the pairs' own order; past the runs where it is elsewhere
     runs: list[tuple[int, int, int]]  # (expert, first row, end row) of each expert that was chosen
     rows: int
 
 
 def _place(ids: Tensor, experts: int) -> Places:
+    """ids: of ``experts``, or that number for one that is elsewhere."""
     flat = ids.flatten()
     order = flat.argsort(stable=True)
-    counts = flat.bincount(minlength=experts)
+    counts = flat.bincount(minlength=experts + 1)
     room = (counts + (MULTIPLE - 1)).div_(MULTIPLE, rounding_mode="floor").mul_(MULTIPLE)
     shift = (room.cumsum(0) - room) - (counts.cumsum(0) - counts)  # [experts] rows of padding before each
     row = torch.empty_like(flat)
     row[order] = torch.arange(len(flat)) + shift[flat[order]]
     runs, at = [], 0
-    for expert, rows in enumerate(room.tolist()):
+    *here, elsewhere = room.tolist()
+    for expert, rows in enumerate(here):
         if rows:
             runs.append((expert, at, at + rows))
             at += rows
-    return Places(row, runs, at)
+    return Places(row, runs, at + elsewhere)
 
 
 class TorchMoeFfn(TorchKernel):
@@ -54,7 +58,7 @@ class TorchMoeFfn(TorchKernel):
         super().__init__(dtype)
         self._swiglu = TorchSwiglu(dtype)
 
-    def pack(self, experts: Sequence[Expert], routed: int) -> Experts:
+    def pack(self, experts: Sequence[Expert], routed: int, first: int = 0, of: int = 0) -> Experts:
         """One expert at a time: the sequence may load them as they are asked for."""
         if not routed:
             raise ValueError("moe_ffn needs at least one routed expert, got none")
@@ -70,12 +74,16 @@ class TorchMoeFfn(TorchKernel):
             unpack(up_, self.dtype, into=up_rows)
             unpack(down, self.dtype, into=downs[index].mT)
         shared = self._swiglu.pack(*experts[routed]) if len(experts) > routed else None
-        return Experts(gate_up, downs, shared)
+        return Experts(gate_up, downs, shared, first, of)
 
     def run(self, packed: Experts, x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
         """x: [tokens, hidden]; ids: [tokens, k] int64; scores: [tokens, k] float32 -> [tokens, hidden]."""
         tokens, k = ids.shape
         hidden, width = packed.gate_up.shape[1:]
+        if packed.of:
+            here = (ids >= packed.first) & (ids < packed.first + len(packed.gate_up))
+            ids = torch.where(here, ids - packed.first, len(packed.gate_up))
+            scores = torch.where(here, scores, 0.0)
         places = _place(ids, len(packed.gate_up))
         pairs = pad(x, hidden)[:tokens].repeat_interleave(k, dim=0)  # [tokens * k, hidden]
         inputs = x.new_zeros(places.rows, hidden).index_copy_(0, places.row, pairs)

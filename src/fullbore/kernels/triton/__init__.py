@@ -24,4 +24,9 @@ KERNELS = (
     _entry("greedy", "triton", "pointwise:TritonGreedy"),
     _entry("mla_decode", "triton", "attention:TritonMlaDecode"),
     _entry("mla_prefill", "triton", "attention:TritonMlaPrefill"),
+    _entry("draw_experts", "triton", "collectives:TritonDrawExperts"),
+    _entry("all_reduce", "triton_delay", "collectives:TritonAllReduce"),
+    _entry("gather", "triton_delay", "collectives:TritonGather"),
+    _entry("scatter", "triton_delay", "collectives:TritonScatter"),
+    _entry("gather_columns", "triton_delay", "collectives:TritonGatherColumns"),
 )

@@ -22,12 +22,14 @@ class Target:
 
     device: torch's name of it. processors: streaming multiprocessors or compute units. local_bytes: memory
     that one program may use beside registers. fnuz: whether its FP8 is e4m3fnuz (AMD's gfx940 to gfx942).
+    amd: whether it is AMD's.
     """
 
     device: str
     processors: int
     local_bytes: int = HOPPER_LOCAL_BYTES
     fnuz: bool = False
+    amd: bool = False
 
     @property
     def fp8(self) -> torch.dtype:
@@ -61,8 +63,9 @@ def here() -> Target:
         return Target("cpu", 4)
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     known = triton.runtime.driver.active.utils.get_device_properties(torch.cuda.current_device())
-    fnuz = torch.version.hip is not None and properties.gcnArchName.startswith("gfx94")
-    return Target("cuda", properties.multi_processor_count, known["max_shared_mem"], fnuz)
+    amd = torch.version.hip is not None
+    fnuz = amd and properties.gcnArchName.startswith("gfx94")
+    return Target("cuda", properties.multi_processor_count, known["max_shared_mem"], fnuz, amd)
 
 
 def power_of_two(size: int, least: int = 16) -> int:

@@ -30,13 +30,16 @@ class Experts(NamedTuple):
     """``gate_up``: [experts, 2 * inter, hidden], gates first; ``down``: [experts, hidden, inter].
 
     ``shared``: how many of the experts, the last ones, see every token (0 or 1). ``wide``: a shared expert
-    of another width than the routed ones, by itself.
+    of another width than the routed ones, by itself. ``first``, ``of``: the router's numbers, see the
+    operator; ``of`` is 0 where no expert is elsewhere.
     """
 
     gate_up: Matrix
     down: Matrix
     shared: int
     wide: "Experts | None"
+    first: int
+    of: int
 
 
 class _TritonExperts(TritonKernel):
@@ -45,7 +48,7 @@ class _TritonExperts(TritonKernel):
     layout = "triton_experts"
     swap: ClassVar[bool] = False  # whether transposes are computed
 
-    def pack_experts(self, experts: Sequence[Expert], routed: int) -> Experts:
+    def pack_experts(self, experts: Sequence[Expert], routed: int, first: int = 0, of: int = 0) -> Experts:
         inter = len(experts[0][0].data)
         shared = experts[routed:]
         alike = [each for each in shared if each[0].data.shape[0] == inter]
@@ -53,7 +56,7 @@ class _TritonExperts(TritonKernel):
         wide = self.pack_experts([experts[routed]], 0) if routed and shared and not alike else None
         gate_up = self._stack([(gate, up) for gate, up, _ in together])
         down = self._stack([(down,) for _, _, down in together])
-        return Experts(gate_up, down, len(together) - routed, wide)
+        return Experts(gate_up, down, len(together) - routed, wide, first, of)
 
     def _stack(self, experts: Sequence[tuple[Weight, ...]]) -> Matrix:
         """[experts, out, in] of each expert's matrices, one above the other."""
@@ -74,13 +77,14 @@ class _TritonExperts(TritonKernel):
         x = x.contiguous()
         lists = x.new_empty(experts, tokens, dtype=torch.int32)
         counts = x.new_empty(experts, dtype=torch.int32)
+        ids = ids.contiguous()
         self.launch(
-            list_tokens, (experts,), ids.contiguous(), lists, counts, tokens * k, tokens,
+            list_tokens, (experts,), ids, lists, counts, tokens * k, tokens, packed.first,
             K=k, ROUTED=routed, SIZE=IDS,
         )  # fmt: skip
         rounded, blocks = bool(self.rounds), -(-inter // BLOCK)
         most = 128 if self.target.roomy and not rounded else 64  # rows of a tile: with more, registers spill
-        block_t = min(most, tile_rows(tokens, k, routed))
+        block_t = min(most, tile_rows(tokens, k, packed.of or routed))
         pairs = tokens * (k + packed.shared)
         tiles = min(pairs, pairs // block_t + experts)
         rows = rows_of(self.target, x, rounded)
@@ -121,10 +125,14 @@ class _TritonExperts(TritonKernel):
             add_slots,
             (tokens, triton.cdiv(hidden, 1024)),
             outer,
+            ids,
             y,
+            packed.first,
             HIDDEN=hidden,
             SLOTS=slots,
             USED=used,
+            ROUTED=routed,
+            CUT=packed.of > 0,
             SIZE=1024,
         )
         return y
@@ -133,10 +141,10 @@ class _TritonExperts(TritonKernel):
 class TritonMoeFfn(_TritonExperts):
     operator = "moe_ffn"
 
-    def pack(self, experts: Sequence[Expert], routed: int) -> Experts:
+    def pack(self, experts: Sequence[Expert], routed: int, first: int = 0, of: int = 0) -> Experts:
         if not routed:
             raise ValueError("moe_ffn needs at least one routed expert, got none")
-        return self.pack_experts(experts, routed)
+        return self.pack_experts(experts, routed, first, of)
 
     def run(self, packed: Experts, x: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
         """x: [tokens, hidden]; ids: [tokens, k] int64; scores: [tokens, k] float32 -> [tokens, hidden]."""

@@ -257,7 +257,7 @@
     if (!data.launches.length && !data.steps.length) return;
     const grid = section("Commands");
     for (const launch of data.launches) {
-      const made = card(grid, `Start ${launch.engine}`, `Flags: ${launch.source}`, true);
+      const made = card(grid, `Start ${launch.engine}`, `Flags: ${launch.sources.join("; ")}`, true);
       if (launch.command) make(made, "pre", { class: "command", tabindex: "0" }, launch.command);
       for (const note of launch.notes) make(made, "p", { class: "why" }, `${note}.`);
     }

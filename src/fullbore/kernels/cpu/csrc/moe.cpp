@@ -15,6 +15,7 @@ namespace {
 struct Sizes {
   int64_t experts, hidden, inter;
   int64_t shared;  // width of the shared expert, which follows the others in memory; 0 where there is none
+  int64_t first, of;  // the router's number of the first expert, and how many it chooses from
 };
 
 // Gate and up panels in turn, then the panels of down.
@@ -40,25 +41,30 @@ struct Part {
 };
 
 // (token, choice) pairs by expert, within one in the order of tokens; then each token for the shared expert.
+// Pairs of experts that are elsewhere have no slot.
 struct Slots {
   std::vector<int> begin;  // [experts + 1]
   std::vector<int> token;  // [slots]
   std::vector<float> score;
 
   // False where an id is no expert.
-  bool fill(int64_t experts, bool shared, int64_t tokens, int64_t k, const int64_t* ids, const float* scores) {
-    const int64_t chosen = tokens * k, all = chosen + (shared ? tokens : 0);
+  bool fill(const Sizes& sizes, int64_t tokens, int64_t k, const int64_t* ids, const float* scores) {
+    const int64_t experts = sizes.experts, pairs = tokens * k;
     begin.assign(experts + 1, 0);
-    token.resize(all);
-    score.resize(all);
-    for (int64_t i = 0; i < chosen; ++i) {
-      if (ids[i] < 0 || ids[i] >= experts) return false;
-      ++begin[ids[i] + 1];
+    for (int64_t i = 0; i < pairs; ++i) {
+      if (ids[i] < 0 || ids[i] >= sizes.of) return false;
+      const int64_t expert = ids[i] - sizes.first;
+      if (expert >= 0 && expert < experts) ++begin[expert + 1];
     }
     for (int64_t expert = 0; expert < experts; ++expert) begin[expert + 1] += begin[expert];
+    const int64_t chosen = begin[experts], all = chosen + (sizes.shared ? tokens : 0);
+    token.resize(all);
+    score.resize(all);
     next.assign(begin.begin(), begin.end() - 1);
-    for (int64_t i = 0; i < chosen; ++i) {
-      const int slot = next[ids[i]]++;
+    for (int64_t i = 0; i < pairs; ++i) {
+      const int64_t expert = ids[i] - sizes.first;
+      if (expert < 0 || expert >= experts) continue;
+      const int slot = next[expert]++;
       token[slot] = static_cast<int>(i / k);
       score[slot] = scores[i];
     }
@@ -77,7 +83,7 @@ struct Slots {
 template <class F>
 void choose(const uint8_t* memory, const Sizes& sizes, const Slots& slots, std::vector<Part<F>>& parts) {
   parts.clear();
-  const auto [experts, hidden, inter, shared] = sizes;
+  const auto [experts, hidden, inter, shared, at, of] = sizes;
   const size_t bytes = 2 * panels(inter) * blocks(hidden) * F::kBlockBytes + panels(hidden) * blocks(inter) * F::kBlockBytes;
   for (int64_t expert = 0; expert < experts; ++expert)
     if (slots.begin[expert] < slots.begin[expert + 1])
@@ -108,13 +114,13 @@ int64_t run(Pool& pool, const uint8_t* memory, const Sizes& sizes, int64_t token
   static thread_local Buffer copy, inner, inner_copy, shared_copy;
   static thread_local std::vector<const A*> token_rows, in_rows, h_rows, shared_rows;
   static thread_local std::vector<Part<F>> chosen;
-  const auto [count, hidden, inter, shared] = sizes;
-  if (!slots.fill(count, shared, tokens, k, ids, scores)) return 1;
+  const auto [count, hidden, inter, shared, at, among] = sizes;
+  if (!slots.fill(sizes, tokens, k, ids, scores)) return 1;
   if (!tokens) return 0;
   choose(memory, sizes, slots, chosen);
 
   const auto& rows = operands<F>(pool, x, tokens, hidden, copy, token_rows);
-  const int64_t all = static_cast<int64_t>(slots.token.size()), chosen_rows = tokens * k;
+  const int64_t all = static_cast<int64_t>(slots.token.size()), chosen_rows = slots.begin[count];
   const int64_t inner_panels = panels(inter), shared_panels = panels(shared);
   const int64_t h_stride = inner_panels * kPanel, shared_stride = shared_panels * kPanel;
   Kept<F, X>* const h = inner.of<Kept<F, X>>(chosen_rows * h_stride + tokens * shared_stride);  // [slots][width]
@@ -190,13 +196,14 @@ int64_t run(Pool& pool, const uint8_t* memory, const Sizes& sizes, int64_t token
 }  // namespace
 
 // x: [tokens, hidden], y the same, both bfloat16 or both float32; ids, scores: [tokens, k]. `shared`: width of the
-// shared expert, or 0. Returns 1, and leaves y as it was, where an id is not in [0, experts).
+// shared expert, or 0. `first`, `of`: the packed experts are these of so many; nothing is added for the others.
+// Returns 1, and leaves y as it was, where an id is not in [0, of).
 FB_API int64_t fb_moe_ffn(Pool* pool, const uint8_t* packed, int64_t format, int64_t experts, int64_t hidden,
-                          int64_t inter, int64_t shared, int64_t is_bf16, int64_t tokens, int64_t k, const void* x,
-                          const int64_t* ids, const float* scores, void* y) {
+                          int64_t inter, int64_t shared, int64_t first, int64_t of, int64_t is_bf16, int64_t tokens,
+                          int64_t k, const void* x, const int64_t* ids, const float* scores, void* y) {
   return with_format(static_cast<Format>(format), [&](auto f) {
     using F = decltype(f);
-    const Sizes sizes{experts, hidden, inter, shared};
+    const Sizes sizes{experts, hidden, inter, shared, first, of};
     if (is_bf16)
       return run<F>(*pool, packed, sizes, tokens, k, static_cast<const bf16*>(x), ids, scores, static_cast<bf16*>(y));
     return run<F>(*pool, packed, sizes, tokens, k, static_cast<const float*>(x), ids, scores, static_cast<float*>(y));

@@ -8,8 +8,12 @@ from fullbore.kernels.triton.tiles.numbers import e4m3_factor, product, rounded_
 
 
 @triton.jit
-def list_tokens(ids, lists, counts, pairs, tokens, K: tl.constexpr, ROUTED: tl.constexpr, SIZE: tl.constexpr):
+def list_tokens(
+    ids, lists, counts, pairs, tokens, first_here,
+    K: tl.constexpr, ROUTED: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
     """lists[expert, :]: token * SLOTS + slot of every token that chose the expert, in order; counts[expert].
+    The router's number of the first expert is ``first_here``.
 
     The program after the routed experts' lists every token for the shared one, in slot K.
     """
@@ -19,7 +23,7 @@ def list_tokens(ids, lists, counts, pairs, tokens, K: tl.constexpr, ROUTED: tl.c
     if expert < ROUTED:
         for first in range(0, pairs, SIZE):
             at = first + tl.arange(0, SIZE)
-            chosen = (tl.load(ids + at, at < pairs, -1) == expert).to(tl.int32)
+            chosen = (tl.load(ids + at, at < pairs, -1) == expert + first_here).to(tl.int32)
             place = total + tl.cumsum(chosen, 0) - chosen
             tl.store(lists + expert.to(tl.int64) * tokens + place, at // K * SLOTS + at % K, chosen > 0)
             total += tl.sum(chosen, 0)
@@ -147,11 +151,21 @@ def down_tile(
 
 
 @triton.jit
-def add_slots(outer, y, HIDDEN: tl.constexpr, SLOTS: tl.constexpr, USED: tl.constexpr, SIZE: tl.constexpr):
-    """y[token] = sum of the token's first ``USED`` slots, in order of the slots."""
+def add_slots(
+    outer, ids, y, first_here,
+    HIDDEN: tl.constexpr, SLOTS: tl.constexpr, USED: tl.constexpr, ROUTED: tl.constexpr, CUT: tl.constexpr,
+    SIZE: tl.constexpr,
+):  # fmt: skip
+    """y[token] = sum of the token's first ``USED`` slots, in order of the slots. CUT: some of the experts are
+    elsewhere, and what is in their slots is nobody's."""
     token = tl.program_id(0).to(tl.int64)
     n = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
     total = tl.zeros((SIZE,), tl.float32)
     for slot in range(USED):
-        total += tl.load(outer + (token * SLOTS + slot) * HIDDEN + n, n < HIDDEN, 0.0).to(tl.float32)
+        known = n < HIDDEN
+        if CUT:
+            routed = slot < SLOTS - 1
+            expert = tl.load(ids + token * (SLOTS - 1) + slot, routed, 0) - first_here
+            known = known & ((slot == SLOTS - 1) | ((expert >= 0) & (expert < ROUTED)))
+        total += tl.load(outer + (token * SLOTS + slot) * HIDDEN + n, known, 0.0).to(tl.float32)
     tl.store(y + token * HIDDEN + n, total.to(y.dtype.element_ty), n < HIDDEN)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fullbore.errors import UsageError
 from fullbore.model.named import DEEPSEEK_V3, named_config
-from fullbore.steptime.layout import Layout, check_layout, parse_layout, possible_layouts
+from fullbore.parallel.layout import Layout, check_layout, parse_layout, possible_layouts
 from fullbore.steptime.network import RECIPES, share
 
 CONFIG = named_config(DEEPSEEK_V3)

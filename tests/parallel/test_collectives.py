@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullbore.steptime.collectives import Links
+from fullbore.parallel.collectives import Links
 
 LINKS = st.builds(
     Links,

@@ -2,9 +2,20 @@
 
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
 from fullbore.errors import UsageError
-from fullbore.model.config import ModelConfig
+
+
+class Divisible(Protocol):
+    """What of a model's configuration a layout divides."""
+
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def n_routed_experts(self) -> int: ...
+    @property
+    def moe_intermediate_size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ def parse_layout(text: str) -> Layout:
     return layout
 
 
-def check_layout(layout: Layout, config: ModelConfig, devices: int) -> None:
+def check_layout(layout: Layout, config: Divisible, devices: int) -> None:
     """UsageError where the layout does not fit the server's device count or the model's heads and experts."""
     possible = possible_layouts(config, devices)
     if layout.devices != devices and possible:
@@ -66,7 +77,7 @@ def check_layout(layout: Layout, config: ModelConfig, devices: int) -> None:
         )
 
 
-def possible_layouts(config: ModelConfig, devices: int) -> list[Layout]:
+def possible_layouts(config: Divisible, devices: int) -> list[Layout]:
     """Every layout of so many devices that cuts heads, experts and expert columns into equal parts."""
     found = []
     for tp in _divisors(devices):
@@ -81,7 +92,7 @@ def possible_layouts(config: ModelConfig, devices: int) -> list[Layout]:
     return found
 
 
-def _advice(config: ModelConfig, possible: list[Layout], devices: int) -> str:
+def _advice(config: Divisible, possible: list[Layout], devices: int) -> str:
     if possible:
         return f"on {devices} devices possible: {', '.join(map(str, possible))}"
     counts = [count for count in range(1, max(8, 2 * devices) + 1) if possible_layouts(config, count)]

@@ -1,0 +1,1 @@
+"""How one model lies on several devices, and what they exchange."""
