@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from types import new_class
 from typing import Any
 
 from fullbore.errors import FullboreError
@@ -47,7 +48,9 @@ def _with_constants(kernel: type[Kernel], name: str, constants: tuple[tuple[str,
             f"{kernel.operator}/{name} sets {', '.join(unknown)}, which {kernel.__name__} does not have"
         )
     body = {"name": name, "family": kernel.name, "__module__": kernel.__module__, "__doc__": kernel.__doc__}
-    return type(kernel)(kernel.__name__, (kernel,), body | dict(constants))
+    return new_class(
+        kernel.__name__, (kernel,), exec_body=lambda space: space.update(body, **dict(constants))
+    )
 
 
 class Registry:
