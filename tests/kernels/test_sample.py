@@ -55,3 +55,10 @@ def test_tokens_come_as_often_as_they_are_likely() -> None:
     wish = Sampling(temperature=1.0, top_k=3)
     counts = drawn(logits, [wish] * 4000, list(range(4000))).bincount(minlength=4) / 4000
     assert torch.allclose(counts, torch.tensor([0.0, 2 / 9, 3 / 9, 4 / 9]), atol=0.03)
+
+
+def test_what_is_barred_is_never_drawn() -> None:
+    logits = torch.zeros(500, 6)
+    logits[:, [0, 2, 5]] = float("-inf")
+    for wish in (Sampling(), Sampling(top_k=5), Sampling(top_p=0.99), Sampling(min_p=0.1)):
+        assert set(drawn(logits, [wish] * 500, list(range(500))).tolist()) == {1, 3, 4}

@@ -37,8 +37,9 @@ def check(gpu: str, found: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("gpu", LOCAL_BYTES)
 def test_decoding_fits_and_multiplies_on_tensor_cores(gpu: str, tmp_path: Path) -> None:
-    """What a decode step of 158 tokens launches."""
-    found = compiled(gpu, "--tokens", "158", "--layout", "tp8", "--variant", "triton", folder=tmp_path)
+    """What multiplies in a decode step of 158 tokens with FP8 weights."""
+    wanted = "--tokens", "158", "--layout", "tp8", "--variant", "triton", "--format", "fp8_block"
+    found = compiled(gpu, *wanted, folder=tmp_path)
     assert {each["kernel"] for each in found} >= MULTIPLY
     check(gpu, found)
 

@@ -20,7 +20,6 @@ _DECODE: Mapping[str, Constants] = {
     "": {},
     "_h16": {"most_heads": 16},
     "_k16": {"most_keys": 16},
-    "_k64": {"most_keys": 64, "hopper": True},
     "_spread4": {"spread": 4},
 }
 _PREFILL: Mapping[str, Constants] = {

@@ -101,7 +101,7 @@ class TritonMlaDecode(_TritonAttention):
         roomy, fp8 = self.target.roomy, heads.kv_bits == 8
         fitting = (16 if fp8 else 32) if roomy else (32 if fp8 else 64)
         block_h = min(self.most_heads, fitting, power_of_two(heads.count))
-        keys = (32 if fp8 else 64) if roomy else (16 if fp8 or block_h > 32 else 32)
+        keys = 16 if not roomy and (fp8 or block_h > 32) else 32
         return block_h, min(self.most_keys, keys), 8 if roomy and block_h > 16 else 4
 
 
