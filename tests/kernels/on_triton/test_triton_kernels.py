@@ -32,8 +32,8 @@ def back(value: Any) -> Any:
 
 
 def drawn(operator: Operator, kernel: type[Kernel]) -> Iterator[tuple[str, str, Shape, str, Case]]:
-    """(format, type, shape, case, inputs): every shape and case in the first format and type, a ragged shape in
-    the others. Of a kernel that differs from another in sizes alone one shape in the first and the last.
+    """(format, type, shape, case, inputs): every shape and case in the first format and type, a ragged shape
+    in the others. Of a kernel that differs from another in sizes alone one shape in the first and the last.
     """
     generator = torch.Generator().manual_seed(12)
     ways = [(format, dtype) for format in kernel.formats for dtype in kernel.dtypes]
