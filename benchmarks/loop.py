@@ -19,7 +19,7 @@ WARM, STEPS, TURNS = 40, 50, 20  # the least of TURNS readings of STEPS steps is
 class NoModel:
     """Greedy token 0 for every row."""
 
-    config = SimpleNamespace(vocab_size=VOCAB)
+    config, sample = SimpleNamespace(vocab_size=VOCAB), None
 
     def __init__(self) -> None:
         self._logits, self._tokens = torch.zeros(64, VOCAB, dtype=torch.bfloat16), torch.zeros(64).long()

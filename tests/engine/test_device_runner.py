@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from late_stream import GARBAGE, LateStream, Wire
 from tiny_checkpoint import VOCAB, write_checkpoint
 
 from fullbore.engine.cuda import pack, unpack
+from fullbore.engine.draws import Draws, draw
 from fullbore.engine.graphs import buckets
 from fullbore.engine.inputs import merged
 from fullbore.engine.loop import Loop
@@ -21,6 +23,7 @@ from fullbore.engine.runner import Runner
 from fullbore.engine.sampler import NOT_FINITE
 from fullbore.engine.scheduler import Scheduler
 from fullbore.engine.step import Row, Started, Step
+from fullbore.kernels.torch.sample import TorchSample
 from fullbore.model.batch import Batch
 from fullbore.model.deepseek import DeepseekV3
 from fullbore.model.load import load_model
@@ -230,24 +233,44 @@ def test_sampling_that_looks_at_values_is_put_off_to_the_next_launch(
     assert runs == ["network", "sampling", "network", "sampling"]
 
 
+def test_the_operator_draws_the_same_and_is_not_waited_for(
+    model: DeepseekV3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = Runner(model, 20, PAGE, ())
+    for cut in (Sampling(temperature=1.0, top_p=0.7, top_k=50, seed=3), Sampling(temperature=0.8, seed=4)):
+        expected = [sync.launch(step).sampled() for step in (first_step(sampling=cut), decodes(2))]
+        stream = LateStream()
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "sample", partial(TorchSample("float32").run, None))
+            runner = Runner(model, 20, PAGE, (), stream)
+        handles = [runner.launch(first_step(sampling=cut)), runner.launch(decodes(2))]
+        assert stream.waits == 0
+        assert [handle.rest for handle in handles] == [None, None]
+        assert [handle.sampled() for handle in handles] == expected
+
+
 def test_what_goes_wrong_in_sampling_that_was_put_off_is_the_earlier_steps_error(
     model: DeepseekV3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut = Sampling(temperature=1.0, top_p=0.7, seed=3)
-    runner, sync = Runner(model, 20, PAGE, ()), Runner(model, 20, PAGE, ())
+    sync, failing = Runner(model, 20, PAGE, ()), True
 
-    def fail(*_: object) -> torch.Tensor:
-        raise RuntimeError("no memory to sort in")
+    def fail_at_first(logits: torch.Tensor, wishes: Draws) -> torch.Tensor:
+        if failing:
+            raise RuntimeError("no memory to sort in")
+        return draw(logits, wishes)
 
     with monkeypatch.context() as patch:
-        patch.setattr("fullbore.engine.sampler.draw", fail)
+        patch.setattr("fullbore.engine.runner.draw", fail_at_first)
+        runner = Runner(model, 20, PAGE, ())
         first = runner.launch(first_step(sampling=cut))
         second = runner.launch(decodes(2))
         with pytest.raises(RuntimeError, match="to sort in"):
             first.sampled()
-    assert all("not known" in result.error for result in second.sampled().values())
-    again = Step(1, first_step().rows)
-    assert runner.launch(again).sampled() == sync.launch(first_step(sampling=cut)).sampled()
+        failing = False
+        assert all("not known" in result.error for result in second.sampled().values())
+        again = Step(1, first_step().rows)
+        assert runner.launch(again).sampled() == sync.launch(first_step(sampling=cut)).sampled()
 
 
 def test_only_a_penalty_on_an_unknown_token_waits(model: DeepseekV3) -> None:

@@ -40,7 +40,9 @@ def test_launched_ahead_and_in_graphs_the_answers_are_the_same(tmp_path: Path) -
     scheduler = Scheduler(20, 4, 4, 16, 4, 40, model.config.eos_token_ids)
     runner = Runner(model, 20, 4, model.config.eos_token_ids, stream, graph_rows=(3,), table_width=4)
     runner.capture()
-    events = serve_ahead(scheduler, runner, [Submit(n, p, 3, GREEDY) for n, p in enumerate(PROMPTS)])
+    wishes = (Sampling(temperature=1e-3, top_p=0.9, seed=1), GREEDY)  # so cold that it draws the best
+    submits = [Submit(n, p, 3, wish) for n, (p, wish) in enumerate(zip(PROMPTS, wishes, strict=True))]
+    events = serve_ahead(scheduler, runner, submits)
     found = [[event.token for event in events if event.request == n] for n in range(len(PROMPTS))]
     assert found == answers(model, PROMPTS, 3)
 

@@ -40,6 +40,9 @@ class Hollow(Protocol):
     def config(self) -> Any: ...
 
     @property
+    def sample(self) -> Call | None: ...
+
+    @property
     def greedy(self) -> Callable[..., Tensor]: ...
 
     @property

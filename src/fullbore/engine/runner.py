@@ -12,20 +12,23 @@ sampling looks at values itself, it is put off until the next launch, or until i
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fullbore.engine.draws import Draws, draw
 from fullbore.engine.graphs import DecodeGraphs
 from fullbore.engine.inputs import batch_of, merged, padded, step_arrays
 from fullbore.engine.messages import Sampling
-from fullbore.engine.sampler import Chosen, Plan, SampleRow, choose, is_plain, plan, told, wants_values
+from fullbore.engine.sampler import Chosen, Draw, Plan, SampleRow, choose, is_plain, plan, told, wants_values
 from fullbore.engine.sequence import Sequence as Tokens
 from fullbore.engine.step import Row, Sampled, Step
 from fullbore.engine.stream import PAST, Event, Immediate, Stream
 from fullbore.errors import FullboreError
 from fullbore.model.deepseek import DeepseekV3
+from fullbore.model.parts import Call
 
 _UNKNOWN = Sampled(-1, None, (), "its tokens are not known to the runner")
 _NONE = np.empty(0, dtype=np.int64)
@@ -118,6 +121,7 @@ class Runner:
         self._page_size = page_size
         self._eos_token_ids = tuple(eos_token_ids)
         self._stream = stream or Immediate()
+        self._draw: Draw = draw if model.sample is None else partial(_draw_by, model.sample)
         spare = 1 if graph_rows else 0  # a page that the scheduler does not know of
         self._cache: tuple[Tensor, ...] = model.new_cache(cache_pages + spare, page_size)
         self._graphs: DecodeGraphs | None = None
@@ -217,7 +221,7 @@ class Runner:
                 raise FullboreError("sampling was run before its network: a bug of the stream")
             best = self._model.greedy(logits) if handle.best is None else handle.best
             placed = self._stream.to_device(asked.arrays) if asked else {}
-            chosen = choose(logits, best, asked, placed)
+            chosen = choose(logits, best, asked, placed, self._draw)
             handle.tokens, handle.logits = chosen.tokens, None
             host = self._stream.to_host
             rest = (None if part is None else host(part) for part in chosen[1:])
@@ -227,10 +231,15 @@ class Runner:
             self._stream.run(sampling)
             handle.event = self._stream.record()
 
-        if asked is not None and asked.looks:
+        if asked is not None and asked.looks and self._draw is draw:
             handle.rest = start  # it waits for its network, and meanwhile the host has other things to do
         else:
             start()
+
+
+def _draw_by(sample: Call, logits: Tensor, wishes: Draws) -> Tensor:
+    """By the ``sample`` operator, which looks at nothing."""
+    return sample(logits, *wishes[:5])  # type: ignore[no-any-return]
 
 
 def _is_plain(row: Row, tokens: Tokens) -> bool:

@@ -35,6 +35,7 @@ from fullbore.ops.greedy import NOT_FINITE as GREEDY_NOT_FINITE
 
 Ids = npt.NDArray[np.int64]
 Arrays = dict[str, npt.NDArray[np.generic]]
+Draw = Callable[[Tensor, Draws], Tensor]
 Greedy = Callable[[Tensor], Tensor]  # logits [rows, vocab] -> [rows]: the ``greedy`` operator
 
 NOT_FINITE = "logits not finite"
@@ -71,7 +72,7 @@ class Plan:
 
     @property
     def looks(self) -> bool:
-        """Whether ``choose`` looks at values of the device, and so waits for it."""
+        """Whether ``draws.draw`` looks at values of the device, and so waits for it."""
         return len(self.arrays.get("cut", ())) > 0
 
 
@@ -119,9 +120,11 @@ def plan(rows: Sequence[SampleRow], eos_token_ids: Sequence[int], vocab: int) ->
     return Plan(len(rows), arrays, tuple(edits), told)
 
 
-def choose(logits: Tensor, best: Tensor, plan: Plan | None, placed: Mapping[str, Tensor]) -> Chosen:
+def choose(
+    logits: Tensor, best: Tensor, plan: Plan | None, placed: Mapping[str, Tensor], draw: Draw = draw
+) -> Chosen:
     """logits: [rows, vocab] in any float type; best: [rows], the ``greedy`` operator's answer; placed:
-    ``plan.arrays`` on their device.
+    ``plan.arrays`` on their device; draw: how rows draw that do.
 
     A row with a value that is not finite gets a negative token; the others are not affected.
     """

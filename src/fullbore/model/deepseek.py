@@ -145,6 +145,7 @@ class DeepseekV3:
     conversion: str = ""
     mtp: "tuple[MultiTokenPredictor, ...]" = ()
     selection: Selection  # which kernel does what, and why
+    sample: Call | None = None  # the operator, where a device should draw without the host's help
 
     def __init__(self, config: ModelConfig, parts: Parts, dtype: str, kv_bits: int = 0) -> None:
         self.config, self.dtype, self.device = config, DTYPES[dtype], parts.device
@@ -162,6 +163,8 @@ class DeepseekV3:
         self.layers = [made[index] for index in weights_of]
         self.norm = parts.bind("add_rms_norm", parts.tensor("model.norm.weight"), config.rms_norm_eps)
         self.greedy = parts.bind("greedy", config.vocab_size)  # logits [R, vocab] -> tokens [R]
+        if self.device.kind != "cpu":
+            self.sample = parts.bind("sample", config.vocab_size)
         self.bytes = parts.bytes
 
     def new_cache(self, pages: int, page_size: int) -> tuple[Tensor, ...]:
