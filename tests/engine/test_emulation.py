@@ -30,7 +30,7 @@ def test_a_rank_has_its_links_its_balance_and_a_mark() -> None:
     assert (links.devices, links.topology) == (8, "mesh")
     assert found.mark == "emulated rank 0/8 of tp8; outputs are meaningless"
     nvlink = emulation_of(options(emulate_rank="7/8", layout="ep8dp8", links="nvlink"), CONFIG)
-    assert (nvlink.role.rank.links.topology, nvlink.groups) == ("switch", 8)
+    assert (nvlink.role.rank.links.topology, nvlink.groups) == ("sharp", 8)
     assert nvlink.role.balance is None  # the checkpoint's own gate chooses
     other = emulation_of(options(**RANK, links="8xH20-96G"), CONFIG)
     assert "8 H20-96G" in other.notes[0]

@@ -22,7 +22,8 @@ def test_the_servers_of_the_record_have_names() -> None:
         server = find_server(name)
         assert server.count == 8
         assert server.note
-    assert find_server("h20-768g").device.memory_bytes.value * 8 == 768e9
+    # What drivers report is a little less than the 96 GiB of the name.
+    assert 0.99 * 96 < find_server("h20-768g").device.memory_bytes.value / 2**30 < 96
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_what_is_no_server_is_refused(text: str) -> None:
 
 def test_every_device_says_how_it_is_linked() -> None:
     for device in catalogue():
-        assert device.topology in ("mesh", "switch", "pcie")
+        assert device.topology in ("mesh", "switch", "sharp", "pcie")
         assert device.vendor in ("amd", "nvidia")
         assert device.units > 0
         assert device.fp4_flop_s is None or device.fp4_flop_s.value > device.bf16_flop_s.value

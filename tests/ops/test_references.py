@@ -328,6 +328,7 @@ def test_every_operator_has_a_test_of_its_reference() -> None:
     checked = {
         "linear", "embed", "rms_norm", "rope", "route", "swiglu", "moe_ffn", "mla_prefill", "mla_decode",
         "add_rms_norm", "latents", "greedy", "draw_experts", *COLLECTIVES,  # test_exchange_references.py
+        "sample",  # tests/kernels/test_sample.py
     }  # fmt: skip
     assert set(OPERATORS) == checked
     assert all(isinstance(operator, Operator) for operator in OPERATORS.values())
