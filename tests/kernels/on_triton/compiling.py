@@ -1,6 +1,6 @@
 """Compile Triton kernels, without a GPU, for the GPU named on the command line: one JSON line for each.
 
-    python tests/kernels/on_triton/compiling.py sm_90|gfx942 [--operator NAME] [--variant NAME]
+    python tests/kernels/on_triton/compiling.py sm_90|gfx942 [--operator NAME]... [--variant NAME]
         [--format NAME] [--layout tp8|tp4|ep8] [--tokens N]
 
 Operators run on tensors without values at the shapes of one rank of the 671B model, on eight GPUs with split
@@ -224,7 +224,9 @@ def main(arguments: argparse.Namespace) -> None:
     gpu = arguments.gpu
     local, fnuz = (HOPPER_LOCAL_BYTES, False) if gpu == "sm_90" else (CDNA_LOCAL_BYTES, True)
     for entry in KERNELS:
-        if arguments.operator not in (None, entry.operator) or arguments.variant not in (None, entry.name):
+        if arguments.operator and entry.operator not in arguments.operator:
+            continue
+        if arguments.variant not in (None, entry.name):
             continue
         kernel = entry.load()
         target = Compiler("meta", 132 if gpu == "sm_90" else 304, local, fnuz, fnuz, gpu=gpu)
@@ -252,7 +254,7 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("gpu", choices=GPUS)
-    parser.add_argument("--operator")
+    parser.add_argument("--operator", action="append")
     parser.add_argument("--variant")
     parser.add_argument("--format")
     parser.add_argument("--layout", choices=LAYOUTS)

@@ -37,10 +37,10 @@ def check(gpu: str, found: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("gpu", LOCAL_BYTES)
 def test_decoding_fits_and_multiplies_on_tensor_cores(gpu: str, tmp_path: Path) -> None:
-    """What multiplies in a decode step of 158 tokens with FP8 weights."""
+    """Experts and attention of a decode step of 158 tokens with FP8 weights, most of its time."""
     wanted = "--tokens", "158", "--layout", "tp8", "--variant", "triton", "--format", "fp8_block"
-    found = compiled(gpu, *wanted, folder=tmp_path)
-    assert {each["kernel"] for each in found} >= MULTIPLY
+    found = compiled(gpu, *wanted, "--operator", "moe_ffn", "--operator", "mla_decode", folder=tmp_path)
+    assert {each["kernel"] for each in found} >= {"gate_up_tile", "down_tile", "decode_tile"}
     check(gpu, found)
 
 
