@@ -86,6 +86,16 @@ def test_a_busy_machine_is_said_to_be_busy(
 
 
 @pytest.mark.usefixtures("known")
+@pytest.mark.parametrize(("most", "said"), [(0.0, True), (1.0, False)])
+def test_steps_that_are_mostly_host_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], most: float, said: bool
+) -> None:
+    monkeypatch.setattr(command_here, "_MUCH_HOST", most)
+    notes = told(f"{SHORT} --scenario dialog", capsys)["notes"]
+    assert any("of a step: how such short steps share the cores" in note for note in notes) == said
+
+
+@pytest.mark.usefixtures("known")
 def test_the_command_serves_what_was_planned(capsys: pytest.CaptureFixture[str]) -> None:
     found = told(f"{SHORT} --scenario code", capsys)
     words = shlex.split(found["commands"][0]["command"])
