@@ -1,6 +1,7 @@
 """Attention to the latents themselves: ``kv_b`` goes into queries and outputs, and a library does what is
 between (absorption; DeepSeek-V2 report, section 2.1.2)."""
 
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class AbsorbedDecode(VendorKernel):
         outputs = self.attend(queries, cache, table, contexts, heads.softmax_scale)
         return torch.bmm(outputs.transpose(0, 1), packed.values).transpose(0, 1).reshape(len(q), -1)
 
+    @abstractmethod
     def attend(self, q: Tensor, cache: Tensor, table: Tensor, contexts: Tensor, scale: float) -> Tensor:
         """q: [rows, heads, latent + rope]; cache: [pages, page_size, latent + rope] -> [rows, heads,
         latent]."""
-        raise NotImplementedError
